@@ -1,0 +1,299 @@
+"""The words of clipctl (README, "Words") as enums and frozen dataclasses. No behaviour but what a word itself says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from trainer.contract import CheckpointManifest, Event, Exit, Heartbeat, Precision
+
+
+class JobState(StrEnum):
+    """Slurm's own state names, never merged. UNKNOWN: could not ask, or a word of a newer Slurm (kept in `raw`)."""
+
+    PENDING = "PENDING"
+    CONFIGURING = "CONFIGURING"
+    RUNNING = "RUNNING"
+    SUSPENDED = "SUSPENDED"
+    STOPPED = "STOPPED"
+    SIGNALING = "SIGNALING"
+    STAGE_OUT = "STAGE_OUT"
+    COMPLETING = "COMPLETING"
+    REQUEUED = "REQUEUED"
+    REQUEUE_FED = "REQUEUE_FED"
+    REQUEUE_HOLD = "REQUEUE_HOLD"
+    RESV_DEL_HOLD = "RESV_DEL_HOLD"
+    SPECIAL_EXIT = "SPECIAL_EXIT"
+    RESIZING = "RESIZING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    DEADLINE = "DEADLINE"
+    PREEMPTED = "PREEMPTED"
+    NODE_FAIL = "NODE_FAIL"
+    BOOT_FAIL = "BOOT_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    REVOKED = "REVOKED"
+    UNKNOWN = "UNKNOWN"
+
+
+ENDED_STATES = frozenset(
+    {
+        JobState.COMPLETED,
+        JobState.CANCELLED,
+        JobState.FAILED,
+        JobState.TIMEOUT,
+        JobState.DEADLINE,
+        JobState.PREEMPTED,
+        JobState.NODE_FAIL,
+        JobState.BOOT_FAIL,
+        JobState.OUT_OF_MEMORY,
+        JobState.REVOKED,
+    }
+)
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    HELD = "held"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+class CheckpointState(StrEnum):
+    COMPLETE = "complete"  # has its manifest and its size
+    VERIFIED = "verified"  # and its bytes are the ones that were written
+    DAMAGED = "damaged"
+    SUPERSEDED = "superseded"  # pruned by the trainer, or of an attempt that was rolled back behind it
+
+
+class IncidentKind(StrEnum):
+    """How an attempt ended, or what troubles it. A kind exists once `diagnose` can tell it."""
+
+    DIVERGED = "diverged"
+    CRASHED = "crashed"
+    STOPPED = "stopped"  # asked to (wall time, preemption, a person), with a checkpoint
+    FENCED = "fenced"
+    LOST = "lost"  # its processes are gone without a word
+    CANCELLED_BY_USER = "cancelled_by_user"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incident:
+    kind: IncidentKind
+    attempt: int
+    detail: str  # nan, or the error in one line
+    epoch: int | None = None  # in progress at the onset, from 1
+    step_in_epoch: int | None = None
+    step: int | None = None
+    samples_seen: int | None = None
+    ranks: tuple[int, ...] = ()  # which saw it first
+    lines: tuple[str, ...] = ()  # evidence that a person can check
+
+
+# --- jobs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobIdentity:
+    """What makes a job ours. A scheduler's id is not an identity: ids are lost and given to others."""
+
+    run: str
+    run_id: str
+    attempt: int
+    nonce: str
+    submitted_at: float  # the intent's time
+
+    @property
+    def job_name(self) -> str:
+        return f"clipctl-{self.run_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobReport:
+    """One job as the scheduler tells it."""
+
+    nonce: str
+    scheduler_id: str
+    state: JobState
+    raw: str  # the scheduler's own text
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSnapshot:
+    """All own jobs, from one query that answered."""
+
+    time: float
+    jobs: Mapping[str, JobReport]  # by nonce
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unobservable:
+    """The scheduler could not be asked. Never the same as "no jobs"."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    scheduler_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """Refused with a known text: no job exists."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """May or may not have been accepted: look it up, never submit again blindly."""
+
+    reason: str
+
+
+# --- what is known ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalFacts:
+    """What the journal of one attempt says, as far as it was read."""
+
+    events: tuple[Event, ...] = ()  # new since the cursor, in order
+    heartbeat: Heartbeat | None = None
+    torn: bool = False  # the last line is not whole yet
+    skipped: int = 0  # lines that are no events
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """How far the events of an attempt were read."""
+
+    offset: int = 0
+    inode: int = 0
+    seq: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that is known at one moment of one attempt and its job."""
+
+    attempt: int
+    time: float
+    job: JobReport | None  # None: not among the scheduler's jobs
+    observed: bool  # False: the scheduler could not be asked
+    submitted: bool  # an answer to the submission is recorded
+    exit: Exit | None = None
+    final: Event | None = None  # the trainer's last word
+    diverged: Event | None = None  # the first one
+    progress: Event | None = None  # newest
+    heartbeat: Heartbeat | None = None
+    claimed: bool = False
+    missing_since: float | None = None  # first successful answer that omitted the job, without a later sighting
+    cancel_requested: bool = False
+    log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Patience, in seconds: fields of the cluster profile."""
+
+    lost_after: float = 180.0  # successful answers that omit a job must span this before it counts as gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverySpec:
+    """What policy may do."""
+
+    precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
+    rollback_epochs: int = 1  # a divergence restarts at least this many epochs before its onset's last finished epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecord:
+    """A checkpoint of a run, as the store knows it."""
+
+    path: str  # as in `Parent.path`
+    manifest: CheckpointManifest
+    state: CheckpointState
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    number: int
+    parent_digest: str | None
+    parent_path: str | None
+    settings_digest: str  # of the numerics settings: what must differ for another try to make sense
+    train: Mapping[str, Any]  # TrainSpec as JSON
+    patch: Mapping[str, Any]  # what differs from the run's spec as launched
+    ranks: int
+    created_at: float
+    incident: Incident | None = None
+    live: bool = False  # a job of it may be alive
+    samples_seen: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Everything policy may look at."""
+
+    run: str
+    state: RunState
+    attempts: tuple[AttemptRecord, ...]
+    checkpoints: tuple[CheckpointRecord, ...]
+    hold_reason: str | None = None
+
+
+# --- what is decided --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """How to go on: a checkpoint and what to change."""
+
+    parent: CheckpointRecord | None  # None: from the start
+    patch: Mapping[str, Any] = field(default_factory=dict)  # dotted paths to values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objection:
+    """Why a remedy should not be. `name` is what --force takes; one that nothing overrules has `final`."""
+
+    name: str
+    text: str
+    hint: str = ""
+    final: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resubmit:
+    remedy: Remedy
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """A person is needed."""
+
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complete:
+    basis: str
+
+
+Decision = Wait | Resubmit | Hold | Complete

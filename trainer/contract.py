@@ -1,0 +1,441 @@
+"""All that clipctl and its trainer share: the files that cross machines, and what is in them.
+
+Standard library only: 384 ranks import this module, and so does a login node without torch.
+
+Reading is lenient, so that two versions can meet over one run folder: unknown fields are ignored,
+unknown event kinds are kept as text. A higher ``schema`` than ours is refused by whoever would *act* on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+T = TypeVar("T")
+
+SCHEMA = 1
+
+# --- names of files, relative to an attempt's folder unless said otherwise -------------------------
+
+ATTEMPT_FILE = "attempt.json"
+CLAIM_FILE = "claim"
+EVENTS_FILE = "events.jsonl"
+HEARTBEAT_FILE = "heartbeat.json"
+CHECKPOINTS_FOLDER = "checkpoints"  # epoch_N.pt; open_clip's --resume latest globs checkpoints**/*.pt,
+STEPS_FOLDER = "steps"  # so step_N.pt must lie elsewhere
+MANIFEST_SUFFIX = ".json"  # epoch_68.pt -> epoch_68.pt.json
+TENSORBOARD_FOLDER = "tensorboard"
+# in jobs/<nonce>/
+JOB_FILE = "job.json"
+SUBMISSION_FILE = "submission.sh"
+EXIT_FILE = "exit.json"
+LOGS_FOLDER = "logs"
+
+NONCE_VARIABLE = "CLIPCTL_NONCE"  # in the environment of every process of a job: how a local job is found again
+
+
+class ExitCode(IntEnum):
+    """What a rank, and with it the job script, leaves with. 144 is submitit's word for "requeue": never ours."""
+
+    COMPLETED = 0
+    CRASHED = 1
+    STOPPED = 85  # asked to stop; a checkpoint of this very step is on disk
+    DIVERGED = 86  # loss or gradients not finite, agreed by all ranks; no checkpoint was written
+    FENCED = 87  # another attempt or job holds the run: do not restart this one
+    REFUSED = 88  # attempt.json, its parent or the data cannot be used: a restart would not help
+
+
+class Precision(StrEnum):
+    """open_clip's names; its `amp` means float16."""
+
+    AMP_FP16 = "amp_fp16"
+    AMP_BF16 = "amp_bf16"
+    FP32 = "fp32"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Precision | None:
+        return {"amp": cls.AMP_FP16, "amp_bfloat16": cls.AMP_BF16}.get(str(value))
+
+
+class Phase(StrEnum):
+    """Of a heartbeat; each has its own patience."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    CHECKPOINTING = "checkpointing"
+    EVALUATING = "evaluating"
+
+
+class EventKind(StrEnum):
+    STARTED = "started"  # what runs: versions, hosts, geometry, parent as resolved, stream
+    NOTICE = "notice"  # something a person should know; nothing acts on it
+    PROGRESS = "progress"  # every log_every_n_steps
+    DATA = "data"  # samples skipped, by shard
+    CHECKPOINT = "checkpoint"  # a manifest was published
+    EVALUATED = "evaluated"
+    FAULT = "fault"  # a rehearsed fault was let loose
+    # final events: an attempt has at most one
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    CRASHED = "crashed"
+
+
+FINAL_EVENTS = frozenset({EventKind.COMPLETED, EventKind.STOPPED, EventKind.DIVERGED, EventKind.CRASHED})
+
+
+# --- TrainSpec: resolved values only, names as open_clip's where it has one ------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A bound on a field. pydantic reads it (on clipctl's side) through a hook that needs no import of pydantic here."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(source) | {name: bound for name, bound in vars(self).items() if bound is not None}
+
+
+Count = Annotated[int, Rule(ge=1)]
+CountOrZero = Annotated[int, Rule(ge=0)]
+Positive = Annotated[float, Rule(gt=0, lt=math.inf)]
+NotNegative = Annotated[float, Rule(ge=0, lt=math.inf)]
+Fraction = Annotated[float, Rule(ge=0, lt=1)]
+Text = Annotated[str, Rule(min_length=1)]
+
+STRICT: dict[str, Any] = {"extra": "forbid"}  # unknown keys are refused by pydantic; read_json ignores them
+
+
+class Schedule(StrEnum):
+    COSINE = "cosine"
+    CONST = "const"
+
+
+class FaultKind(StrEnum):
+    OVERFLOW = "overflow"  # in every attempt, from its place on: float16 overflows, bfloat16 and float32 do not notice
+    PLATEAU = "plateau"  # in every attempt, from its place on: the loss goes to chance and stays
+    HANG = "hang"  # the following: once a run
+    CRASH = "crash"
+    SLOW_RANK = "slow_rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A rehearsed failure, let loose before the forward pass of step `at_step` (from 1) of epoch `at_epoch` (from 1)."""
+
+    __pydantic_config__: ClassVar = STRICT
+    kind: FaultKind
+    at_epoch: Count
+    at_step: Count = 1
+    rank: CountOrZero = 0  # hang, crash, slow_rank
+    seconds: Positive = 1.0  # slow_rank: extra time a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    __pydantic_config__: ClassVar = STRICT
+    train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar
+    train_num_samples: Count  # samples of one virtual epoch, before rounding up by batch, ranks and workers
+    dataset_resampled: bool = False  # shards drawn with replacement
+    workers: CountOrZero = 4  # data-loader processes a rank; part of the epoch's length, as in open_clip
+    max_bad_fraction: Fraction = 0.01  # samples that cannot be used, before the run is refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW; defaults are open_clip's for ViT models."""
+
+    __pydantic_config__: ClassVar = STRICT
+    lr: Positive = 5e-4
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.98
+    eps: Positive = 1e-6
+    wd: NotNegative = 0.2
+    warmup: CountOrZero = 10_000  # steps
+    lr_scheduler: Schedule = Schedule.COSINE
+    grad_clip_norm: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    __pydantic_config__: ClassVar = STRICT
+    local_loss: bool = False  # each rank scores its own images and texts against all others'
+    gather_with_grad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot:
+    __pydantic_config__: ClassVar = STRICT
+    data: Text  # an ImageNet-like folder (one folder a class) or webdataset shards with .cls members
+    frequency: Count = 2  # epochs
+    classes: Text = "imagenet"  # class names and prompt templates: imagenet, digits
+    batch_size: Count = 64  # images a rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Save:
+    __pydantic_config__: ClassVar = STRICT
+    save_frequency: Count = 1  # epochs
+    steps: Count | None = None  # also every so many steps
+    minutes: Positive | None = None  # also every so many minutes
+    keep_last: Count | None = None  # epoch files kept; None keeps all. Step files: the newest two
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    __pydantic_config__: ClassVar = STRICT
+    model: Text
+    data: Data
+    epochs: Count
+    batch_size: Count  # samples a rank
+    precision: Precision = Precision.AMP_FP16
+    tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
+    seed: CountOrZero = 0
+    ddp_static_graph: bool = False
+    log_every_n_steps: Count = 100
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    save: Save = dataclasses.field(default_factory=Save)
+    zeroshot: ZeroShot | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The checkpoint an attempt starts from, as decided."""
+
+    path: str  # relative to the run's folder where it lies inside, else absolute
+    digest: str | None = None  # None: not one of ours (no manifest)
+    epochs_done: int = 0
+    step: int = 0
+    samples_seen: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """`attempt.json`: written by clipctl before the job is submitted, never changed."""
+
+    run: str
+    number: int  # from 1
+    ranks: int
+    train: TrainSpec
+    parent: Parent | None = None  # None: from random weights
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`jobs/<nonce>/job.json`: which attempt a nonce was issued for."""
+
+    run: str
+    attempt: int
+    nonce: str
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """`attempts/<n>/claim`: who holds the attempt. Created exclusively, before any rank starts."""
+
+    nonce: str
+    job_id: str  # the scheduler's, or the script's process id
+    restart_count: int  # SLURM_RESTART_COUNT: the same job started again by the site
+    host: str
+    time: float
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """`jobs/<nonce>/exit.json`: written by the script's EXIT trap; a missing one is normal (SIGKILL)."""
+
+    code: int
+    time: float
+    scheduler: str = ""  # `scontrol show job -o`, where there is one
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """Proof of life. Its age is the reader's own time since `counter` last changed."""
+
+    counter: int
+    phase: Phase
+    epoch: int  # in progress, from 1
+    step: int
+    samples_seen: int
+    time: float
+    loss: float | None = None
+    samples_per_second: float | None = None  # all ranks
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A fact that rank 0 wrote: one line of `events.jsonl`. `facts` are the kind's own fields, flat in the line."""
+
+    seq: int  # from 1, without gaps within an attempt
+    time: float
+    kind: str  # an EventKind, or a newer version's word
+    epoch: int  # in progress, from 1
+    step: int  # optimizer steps done, counted from the start of the run in this attempt's geometry
+    samples_seen: int
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What fixes the order of the data besides seed and epoch. A resume with another one starts a fresh stream."""
+
+    batch_size: int
+    ranks: int
+    workers: int
+    origin: int = 0  # samples_seen where this stream started inside an epoch; 0: at the epoch's start
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointManifest:
+    """`<file>.json`, published after the file: a checkpoint exists when its manifest does."""
+
+    file: str  # epoch_68.pt, step_171000.pt
+    size: int  # bytes
+    digest: str  # sha256:<hex> of the whole file
+    run: str
+    attempt: int
+    epochs_done: int
+    step: int  # see Event.step
+    step_in_epoch: int  # steps done in the epoch that follows epochs_done; 0 at its border
+    samples_seen: int
+    loss: float | None  # mean over all ranks, last step
+    finite: bool  # all weights; only finite ones are ever saved
+    precision: Precision
+    stream: Stream
+    time: float
+    schema: int = SCHEMA
+
+
+# --- JSON -------------------------------------------------------------------------------------------
+
+_EVENT_FIELDS = frozenset(field.name for field in dataclasses.fields(Event)) - {"facts"}
+
+
+def to_jsonable(value: Any) -> Any:
+    """Plain JSON types; numbers that JSON cannot say (nan, inf) become the strings that `float` reads."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON for a contract dataclass (or what `to_jsonable` takes)."""
+    if isinstance(value, Event):
+        flat = to_jsonable(value)
+        return json.dumps(flat.pop("facts") | flat, allow_nan=False)
+    return json.dumps(to_jsonable(value), allow_nan=False)
+
+
+def loads(cls: type[T], text: str | bytes) -> T:
+    """A contract dataclass from its JSON. ValueError says what is missing or of the wrong type."""
+    try:
+        raw = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError("not a JSON object")
+    if cls is Event:
+        raw["facts"] = {key: value for key, value in raw.items() if key not in _EVENT_FIELDS}
+    return typing.cast(T, _parse(cls, raw, "$"))
+
+
+def _parse(kind: Any, raw: Any, where: str) -> Any:
+    """`raw` as `kind`: dataclasses, enums, X | None, tuples, mappings and scalars are all that the contract uses."""
+    origin = typing.get_origin(kind)
+    if origin is Annotated:
+        return _parse(typing.get_args(kind)[0], raw, where)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(item for item in typing.get_args(kind) if item is not types.NoneType)
+        return None if raw is None else _parse(inner, raw, where)
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(typing.cast(type, kind), raw, where)
+    if origin is tuple:
+        if not isinstance(raw, list):
+            raise ValueError(f"{where}: expected a list, found {raw!r:.80}")
+        return tuple(_parse(typing.get_args(kind)[0], item, f"{where}[{index}]") for index, item in enumerate(raw))
+    if kind is Any or origin is not None:  # Mapping[str, Any]
+        return raw
+    if kind is float and isinstance(raw, (int, float, str)) and not isinstance(raw, bool):
+        return float(raw)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(raw)
+    if not isinstance(raw, kind) or (kind is int and isinstance(raw, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, found {raw!r:.80}")
+    return raw
+
+
+def _parse_dataclass(kind: type, raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: expected an object, found {raw!r:.80}")
+    values = {}
+    for name, (hint, required) in _fields(kind).items():
+        if name in raw:
+            values[name] = _parse(hint, raw[name], f"{where}.{name}")
+        elif required:
+            raise ValueError(f"{where}.{name}: missing")
+    return kind(**values)
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        field.name: (
+            hints[field.name],
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(kind)
+    }
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Readers on other hosts see the old text or the new one; a crash leaves one of the two."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

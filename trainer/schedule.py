@@ -1,0 +1,49 @@
+"""Pure arithmetic of a run: steps per epoch, learning rate, where a sample count lies. Units: optimizer steps, samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trainer.contract import Optim, Schedule, TrainSpec
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What fixes the length of an epoch. open_clip rounds it up so that every worker of every rank gives whole batches."""
+
+    train_num_samples: int
+    batch_size: int  # a rank
+    ranks: int
+    workers: int  # a rank; 0 counts as one
+
+    @classmethod
+    def of(cls, train: TrainSpec, ranks: int) -> Geometry:
+        return cls(train.data.train_num_samples, train.batch_size, ranks, train.data.workers)
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self.ranks
+
+    @property
+    def steps_per_epoch(self) -> int:
+        workers = max(1, self.workers)
+        batches = math.ceil(self.train_num_samples / self.global_batch)
+        return math.ceil(batches / workers) * workers
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return self.steps_per_epoch * self.global_batch
+
+    def steps_for(self, samples_in_epoch: int) -> int:
+        """Steps of this geometry that `samples_in_epoch` are worth, rounded down, so that no sample of the epoch is left out."""
+        return min(samples_in_epoch // self.global_batch, self.steps_per_epoch - 1)
+
+
+def learning_rate(optim: Optim, step: int, total_steps: int) -> float:
+    """For the step after `step` finished ones: open_clip's linear warm-up, then cosine to 0 or constant."""
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / optim.warmup
+    if optim.lr_scheduler is Schedule.CONST:
+        return optim.lr
+    return 0.5 * (1 + math.cos(math.pi * (step - optim.warmup) / (total_steps - optim.warmup))) * optim.lr
