@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from trainer.contract import CheckpointManifest, Event, Exit, Heartbeat, Precision
+from trainer.contract import CheckpointManifest, Event, Exit, Heartbeat, Parent, Precision
 
 
 class JobState(StrEnum):
@@ -250,6 +250,7 @@ class History:
     attempts: tuple[AttemptRecord, ...]
     checkpoints: tuple[CheckpointRecord, ...]
     hold_reason: str | None = None
+    profiles: Mapping[Precision, Mapping[str, Any]] = field(default_factory=dict)  # settings that go with a precision
 
 
 # --- what is decided --------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ class History:
 class Remedy:
     """How to go on: a checkpoint and what to change."""
 
-    parent: CheckpointRecord | None  # None: from the start
+    parent: CheckpointRecord | Parent | None  # None: from the start; Parent: a file that is not one of ours
     patch: Mapping[str, Any] = field(default_factory=dict)  # dotted paths to values
 
 
