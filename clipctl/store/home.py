@@ -1,0 +1,115 @@
+"""Where the database lies, who may reach it, and what SQLite's complaints mean to a person.
+
+The rollback journal is used everywhere, not only on network file systems: write-ahead logging needs memory shared by
+all processes (so one host), and its readers must create files, which `status` must not. Commits here are a few a
+command, so there is nothing to gain from it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipctl.errors import ClipctlError, Damaged, Refused, Unavailable
+
+DATABASE = "clipctl.db"
+BUSY_SECONDS = 30.0  # writers queue; each holds the lock for milliseconds
+
+_NO_ANSWER = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_AUTH,
+    }
+)
+
+
+def database(home: Path) -> Path:
+    return home / DATABASE
+
+
+def check(home: Path) -> None:
+    """Refused where anybody could swap the database for another: what it says is submitted as jobs."""
+    try:
+        mode = home.stat().st_mode
+    except OSError as error:
+        raise Unavailable(f"{home}: {error.strerror}", hint=f"ls -ld {home}") from error
+    if not stat.S_ISDIR(mode):
+        raise Refused(f"{home} is not a directory", hint="export CLIPCTL_HOME=~/.clipctl")
+    if mode & stat.S_IWOTH:
+        raise Refused(f"{home} is writable for everybody", hint=f"chmod 700 {home}")
+
+
+def prepare(home: Path) -> Path:
+    """`home` (0700) and an empty database (0600) where they are missing; the database's path."""
+    path = database(home)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check(home)
+        # SQLite would create it by the umask; its journal takes over the mode of the database
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -ld {home} {path}") from error
+    return path
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours. Bugs stay bugs."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        known = _explain(error, path)
+        if known is None:
+            raise
+        raise known from error
+
+
+@contextmanager
+def decoded(path: Path) -> Iterator[None]:
+    """Around reads alone: stored text that cannot be what was written (no JSON, no known word)."""
+    try:
+        yield
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _explain(error: sqlite3.Error, path: Path) -> ClipctlError | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by the sqlite3 module itself, for text that is no UTF-8
+        return _damaged(path, str(error)) if "decode" in str(error) else None
+    if code & 0xFF in _NO_ANSWER:
+        return Unavailable(f"{path}: {error}", hint=f"ls -l {path} && df -h {path.parent}  # then try again")
+    if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+        return _damaged(path, str(error))
+    return _damaged(path, str(error)) if not is_sound(path) else None
+
+
+def is_sound(path: Path) -> bool:
+    """Whether SQLite finds nothing wrong with the file's structure. Reads all of it."""
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return False
+
+
+def _damaged(path: Path, what: str) -> Damaged:
+    return Damaged(
+        f"{path} is damaged: {what}. The run folders keep every intent, decision and event",
+        hint=f"mv {path} {path}.damaged",
+    )

@@ -1,0 +1,69 @@
+"""`decisions.jsonl` in a run's folder: what only clipctl knows, one line each, on disk before it has an effect.
+
+A record says all that the database makes of it, so that the database can be made again from the run folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+from clipctl.errors import Unavailable
+from clipctl.layout import RunFolder
+from trainer import contract
+
+
+class EntryKind(StrEnum):
+    INTENT = "intent"  # an attempt and its job, about to be submitted
+    ANSWER = "answer"  # what the scheduler said to it
+    END = "end"  # the job is over, and how that is known
+    INCIDENT = "incident"  # how the attempt ended
+    HOLD = "hold"
+    RELEASE = "release"
+    CANCEL = "cancel"
+    COMPLETE = "complete"
+
+
+def append(folder: RunFolder, record: Mapping[str, Any]) -> None:
+    """One fsynced line. Whoever calls holds the database's write lock, so that lines do not mix."""
+    line = json.dumps(contract.to_jsonable(record), allow_nan=False).encode() + b"\n"
+    path = folder.decisions
+    try:
+        created = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            _write(descriptor, line)
+        finally:
+            os.close(descriptor)
+        if created:
+            contract.sync_folder(folder.path)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}; nothing was decided", hint=f"ls -ld {folder.path}") from error
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line  # a crash tore the last line: it must not swallow this one
+    written = os.write(descriptor, line)
+    if written != len(line):
+        raise OSError(None, "the disk took a part of the line only")
+    os.fsync(descriptor)
+
+
+def entries(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Every whole record, oldest first; torn lines are left out. None if there is no file."""
+    try:
+        data = folder.decisions.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record

@@ -1,0 +1,83 @@
+"""Brings a database to the newest schema: numbered SQL files, each applied in one transaction with its record."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from clipctl.errors import Refused
+
+NEWEST = 2  # the number of the last file in migrations/: known without looking, for `status`
+
+_RECORDS = """CREATE TABLE IF NOT EXISTS migrations (
+    number INTEGER NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, applied_at FLOAT NOT NULL)"""
+
+
+@dataclass(frozen=True)
+class Migration:
+    number: int
+    name: str
+    sql: str
+
+
+def migrations() -> tuple[Migration, ...]:
+    """All of them, in order."""
+    folder = resources.files("clipctl.store") / "migrations"
+    files = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
+    return tuple(Migration(int(item.name[:4]), item.name[5:-4], item.read_text(encoding="utf-8")) for item in files)
+
+
+def schema_of(connection: sqlite3.Connection) -> int:
+    """The number of the last migration that was applied; 0 for an empty database."""
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone()
+    if known is None:
+        return 0
+    return int(connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
+
+
+def refuse_newer(found: int, path: Path) -> None:
+    if found > NEWEST:
+        raise Refused(
+            f"{path} has schema {found}, written by a newer clipctl; this one knows {NEWEST}",
+            hint="pip install --upgrade clipctl",
+        )
+
+
+def migrate(connection: sqlite3.Connection, path: Path, *, steps: tuple[Migration, ...] | None = None) -> None:
+    """`connection` in autocommit mode. Two processes may come at once: the second finds the work done."""
+    found = schema_of(connection)
+    refuse_newer(found, path)
+    for step in migrations() if steps is None else steps:
+        if step.number > found:
+            _apply(connection, step)
+
+
+def _apply(connection: sqlite3.Connection, step: Migration) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(_RECORDS)
+        if connection.execute("SELECT 1 FROM migrations WHERE number = ?", (step.number,)).fetchone() is None:
+            for statement in _statements(step.sql):
+                connection.execute(statement)
+            record = (step.number, step.name, time.time())
+            connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", record)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _statements(sql: str) -> list[str]:
+    """One by one: sqlite3's executescript would commit in between."""
+    statements, current = [], ""
+    for line in sql.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    if current.strip():
+        raise ValueError(f"a migration ends inside a statement: {current.strip():.80}")
+    return statements

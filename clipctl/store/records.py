@@ -1,0 +1,104 @@
+"""What goes into the store and what comes out of it, besides the words of `clipctl.domain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, RunState
+from clipctl.journal import Landmarks
+from trainer.contract import Parent
+
+
+class Answer(StrEnum):
+    """What the scheduler said to a submission. None in a record: clipctl died before it could write it down."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    name: str
+    run_id: str  # unique over all stores: part of the job's name
+    folder: Path  # absolute: <root>/runs/<name>
+    cluster: str
+    spec: Mapping[str, Any]  # the RunSpec as in run.json
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """One attempt and the job that will hold it, before anything is submitted. Its number is the store's to give."""
+
+    nonce: str
+    time: float
+    actor: str  # who decided: a user's name, or "watchdog"
+    basis: str  # why, in words
+    train: Mapping[str, Any]  # TrainSpec as JSON: everything resolved
+    ranks: int
+    settings_digest: str
+    parent: Parent | None = None
+    patch: Mapping[str, Any] = field(default_factory=dict)  # what differs from the run's spec as launched
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    name: str
+    run_id: str
+    folder: Path
+    cluster: str
+    spec: Mapping[str, Any]
+    epochs: int
+    created_at: float
+    state: RunState
+    hold_reason: str | None
+    cancelled_at: float | None
+    attempts: int  # how many there are: also the newest one's number
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """A job with all that a look at it needs to start from."""
+
+    identity: JobIdentity
+    folder: Path  # the run's
+    answer: Answer | None
+    scheduler_id: str | None
+    state: JobState  # as last told by the scheduler
+    raw: str
+    missing_since: float | None
+    cancel_requested: bool
+    ended_at: float | None  # None: may be alive
+    exit_code: int | None
+    cursor: Cursor
+    landmarks: Landmarks
+
+    @property
+    def live(self) -> bool:
+        return self.ended_at is None
+
+    @property
+    def report(self) -> JobReport | None:
+        """What the scheduler last told; None if it never did."""
+        if self.scheduler_id is None or self.state is JobState.UNKNOWN:
+            return None
+        return JobReport(nonce=self.identity.nonce, scheduler_id=self.scheduler_id, state=self.state, raw=self.raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionRecord:
+    """One line of decisions.jsonl, as the database indexes it."""
+
+    id: str
+    run: str
+    attempt: int | None
+    time: float
+    actor: str
+    kind: str
+    basis: str
+    facts: Mapping[str, Any]

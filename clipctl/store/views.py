@@ -1,0 +1,252 @@
+"""What the database says, through the standard library's sqlite3 alone. Nothing here writes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipctl.domain import (
+    AttemptRecord,
+    CheckpointRecord,
+    CheckpointState,
+    Cursor,
+    History,
+    Incident,
+    JobIdentity,
+    JobState,
+    RunState,
+)
+from clipctl.journal import Landmarks
+from clipctl.store import home as homes
+from clipctl.store import migrate
+from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
+from trainer import contract
+from trainer.contract import CheckpointManifest, Event, Parent
+
+Row = sqlite3.Row
+SHOWN_ALWAYS = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN, RunState.HELD)
+
+
+@contextmanager
+def reading(home: Path) -> Iterator[sqlite3.Connection | None]:
+    """One consistent look at the store of `home`; None while there is none. Works on a read-only file system too."""
+    path = homes.database(home)
+    if not path.exists():
+        yield None
+        return
+    homes.check(home)
+    with homes.explained(path), homes.decoded(path):
+        connection = _open(path)
+        try:
+            yield connection if _has_views(connection, path) else None
+        finally:
+            connection.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        return _begin(path, "mode=ro")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+    # A writer was killed in its commit: SQLite undoes that half before anybody may read, as every reader of it does
+    return _begin(path, "mode=rw")
+
+
+def _begin(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=homes.BUSY_SECONDS, isolation_level=None
+    )
+    try:
+        connection.row_factory = Row
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # takes the read lock: one moment for all
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _has_views(connection: sqlite3.Connection, path: Path) -> bool:
+    found = migrate.schema_of(connection)
+    migrate.refuse_newer(found, path)
+    return found == migrate.NEWEST
+
+
+# --- runs -------------------------------------------------------------------------------------------
+
+
+def run(connection: sqlite3.Connection, name: str) -> RunRecord | None:
+    row = connection.execute("SELECT * FROM run_looks WHERE name = ?", (name,)).fetchone()
+    return None if row is None else _run(row)
+
+
+def runs(connection: sqlite3.Connection, *, latest: int | None = None) -> tuple[RunRecord, ...]:
+    """All, newest first; with `latest`, those that live or are held and that many of the newest."""
+    if latest is None:
+        rows = connection.execute("SELECT * FROM run_looks ORDER BY created_at DESC, name")
+    else:
+        marks = ", ".join("?" * len(SHOWN_ALWAYS))
+        rows = connection.execute(
+            f"""SELECT * FROM run_looks WHERE state IN ({marks})
+                OR name IN (SELECT name FROM runs ORDER BY created_at DESC LIMIT ?)
+                ORDER BY created_at DESC, name""",
+            (*SHOWN_ALWAYS, latest),
+        )
+    return tuple(_run(row) for row in rows.fetchall())
+
+
+def count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+
+
+def run_names(connection: sqlite3.Connection) -> tuple[str, ...]:
+    return tuple(row["name"] for row in connection.execute("SELECT name FROM runs ORDER BY created_at DESC").fetchall())
+
+
+def _run(row: Row) -> RunRecord:
+    return RunRecord(
+        name=row["name"],
+        run_id=row["run_id"],
+        folder=Path(row["folder"]),
+        cluster=row["cluster"],
+        spec=_object(row["spec"]),
+        epochs=row["epochs"],
+        created_at=row["created_at"],
+        state=RunState(row["state"]),
+        hold_reason=row["hold_reason"],
+        cancelled_at=row["cancelled_at"],
+        attempts=row["attempts"],
+    )
+
+
+# --- jobs -------------------------------------------------------------------------------------------
+
+
+def jobs_live(connection: sqlite3.Connection) -> tuple[JobRecord, ...]:
+    rows = connection.execute("SELECT * FROM job_looks WHERE ended_at IS NULL ORDER BY submitted_at").fetchall()
+    return tuple(_job(row) for row in rows)
+
+
+def newest_job(connection: sqlite3.Connection, name: str) -> JobRecord | None:
+    """Of the run's newest attempt."""
+    row = connection.execute(
+        "SELECT * FROM job_looks WHERE run = ? ORDER BY attempt DESC, submitted_at DESC LIMIT 1", (name,)
+    ).fetchone()
+    return None if row is None else _job(row)
+
+
+def job(connection: sqlite3.Connection, nonce: str) -> JobRecord | None:
+    row = connection.execute("SELECT * FROM job_looks WHERE nonce = ?", (nonce,)).fetchone()
+    return None if row is None else _job(row)
+
+
+def jobs(connection: sqlite3.Connection, name: str) -> tuple[JobRecord, ...]:
+    """All jobs of a run, oldest first."""
+    rows = connection.execute("SELECT * FROM job_looks WHERE run = ? ORDER BY attempt, submitted_at", (name,))
+    return tuple(_job(row) for row in rows.fetchall())
+
+
+def _job(row: Row) -> JobRecord:
+    identity = JobIdentity(
+        run=row["run"],
+        run_id=row["run_id"],
+        attempt=row["attempt"],
+        nonce=row["nonce"],
+        submitted_at=row["submitted_at"],
+    )
+    return JobRecord(
+        identity=identity,
+        folder=Path(row["folder"]),
+        answer=None if row["answer"] is None else Answer(row["answer"]),
+        scheduler_id=row["scheduler_id"],
+        state=JobState(row["state"]),
+        raw=row["raw"],
+        missing_since=row["missing_since"],
+        cancel_requested=row["cancel_requested_at"] is not None,
+        ended_at=row["ended_at"],
+        exit_code=row["exit_code"],
+        cursor=Cursor(offset=row["offset"], inode=row["inode"], seq=row["seq"]),
+        landmarks=Landmarks(
+            started=_event(row["started_line"]),
+            progress=_event(row["progress_line"]),
+            diverged=_event(row["diverged_line"]),
+            final=_event(row["final_line"]),
+        ),
+    )
+
+
+def _event(line: str | None) -> Event | None:
+    return None if line is None else contract.loads(Event, line)
+
+
+# --- lineage ----------------------------------------------------------------------------------------
+
+
+def history(connection: sqlite3.Connection, record: RunRecord) -> History:
+    """What policy may look at."""
+    return History(
+        run=record.name,
+        state=record.state,
+        attempts=attempts(connection, record.name),
+        checkpoints=checkpoints(connection, record.name),
+        hold_reason=record.hold_reason,
+    )
+
+
+def attempts(connection: sqlite3.Connection, name: str) -> tuple[AttemptRecord, ...]:
+    rows = connection.execute("SELECT * FROM attempt_looks WHERE run = ? ORDER BY number", (name,)).fetchall()
+    return tuple(_attempt(row) for row in rows)
+
+
+def _attempt(row: Row) -> AttemptRecord:
+    parent = parent_of(row["parent"])
+    return AttemptRecord(
+        number=row["number"],
+        parent_digest=parent.digest if parent else None,
+        parent_path=parent.path if parent else None,
+        settings_digest=row["settings_digest"],
+        train=_object(row["train"]),
+        patch=_object(row["patch"]),
+        ranks=row["ranks"],
+        created_at=row["created_at"],
+        incident=None if row["incident"] is None else contract.loads(Incident, row["incident"]),
+        live=bool(row["live"]),
+        samples_seen=row["samples_seen"],
+    )
+
+
+def parent_of(text: str | None) -> Parent | None:
+    return None if text is None else contract.loads(Parent, text)
+
+
+def checkpoints(connection: sqlite3.Connection, name: str) -> tuple[CheckpointRecord, ...]:
+    """In the order in which they were written along the run's attempts."""
+    rows = connection.execute(
+        "SELECT path, manifest, state FROM checkpoints WHERE run = ? ORDER BY attempt, samples_seen", (name,)
+    ).fetchall()
+    return tuple(
+        CheckpointRecord(
+            path=row["path"],
+            manifest=contract.loads(CheckpointManifest, row["manifest"]),
+            state=CheckpointState(row["state"]),
+        )
+        for row in rows
+    )
+
+
+def decisions(connection: sqlite3.Connection, name: str) -> tuple[DecisionRecord, ...]:
+    rows = connection.execute("SELECT * FROM decisions WHERE run = ? ORDER BY time, rowid", (name,)).fetchall()
+    return tuple(DecisionRecord(**dict(row) | {"facts": _object(row["facts"])}) for row in rows)
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {text!r:.80}")  # noqa: TRY004
+    return value
