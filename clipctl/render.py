@@ -1,0 +1,79 @@
+"""From a RunSpec to the script that is submitted, byte for byte. Pure: reads its own templates and nothing else."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from clipctl.domain import JobIdentity
+from clipctl.errors import Refused
+from clipctl.layout import RunFolder
+from clipctl.spec.cluster import Cluster
+from clipctl.spec.run import RunSpec
+from clipctl.spec.words import is_control
+
+
+class Shell(str):
+    """Text that may stand in a script: quoted, or a line of the cluster profile that is meant to be run."""
+
+
+def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder: RunFolder, python: str) -> str:
+    """The job script of one submission. `python`: the interpreter on the nodes. Refused: no script for that scheduler yet."""
+    if cluster.scheduler != "local":
+        message = f"cluster {cluster.name} uses {cluster.scheduler}; this version submits to the local scheduler only"
+        raise Refused(message, "clipctl launch demo --cluster local")
+    job, attempt = run_folder.job(identity.nonce), run_folder.attempt(identity.attempt)
+    return _environment().get_template(f"{cluster.scheduler}.sh.j2").render(
+        run=spec.name,
+        attempt=identity.attempt,
+        nonce=identity.nonce,
+        job_name=identity.job_name,
+        run_folder=run_folder.path,
+        attempt_folder=attempt.path,
+        job_folder=job.path,
+        exit_file=job.exit,
+        log_folder=job.logs,
+        ranks=spec.ranks,
+        python=python,
+        env=cluster.env,
+        setup=cluster.setup,
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clipctl"),
+        undefined=StrictUndefined,
+        finalize=_only_shell,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # HTML only; ours is `finalize`
+    )
+    environment.filters |= {"quoted": quoted, "as_code": as_code}
+    return environment
+
+
+def quoted(value: object) -> Shell:
+    """One shell word that means exactly `value`. ValueError: a control character, which a spec cannot hold."""
+    text = str(value)
+    if any(map(is_control, text)):
+        raise ValueError(f"control character in {text!r}")
+    return Shell(shlex.quote(text))
+
+
+def as_code(line: str) -> Shell:
+    """A line of a cluster profile's `setup`: shell by intent, written by whoever administers the profile."""
+    if any(map(is_control, line)):
+        raise ValueError(f"control character in {line!r}")
+    return Shell(line)
+
+
+def _only_shell(value: object) -> Shell:
+    """Called by Jinja for every {{ value }}: a filter cannot be forgotten."""
+    if not isinstance(value, Shell):
+        raise TypeError(f"a template writes {value!r:.80} without | quoted")
+    return value

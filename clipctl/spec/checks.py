@@ -1,0 +1,122 @@
+"""Rules that tie several values together. `rules` looks at values only, `missing_data` at the disk as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from clipctl.spec.cluster import Cluster
+from clipctl.spec.run import RunSpec
+from clipctl.spec.shards import expand
+from clipctl.spec.words import Problem, refused, shown
+from trainer.contract import Schedule
+from trainer.schedule import Geometry
+
+TRAIN_DATA = "train.data.train_data"
+ZEROSHOT_DATA = "train.zeroshot.data"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_LENGTH = ("train.data", "train.batch_size", "resources")  # what the number of steps of an epoch rests on
+
+
+def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
+    """What the values alone break; `cluster` where its profile is at hand."""
+    yield from _retention(spec)
+    yield from _warmup(spec)
+    yield from _faults(spec)
+    for path, text in _paths(spec):
+        yield from _own_file(path, text)
+    if cluster is not None:
+        yield from _room(spec, cluster)
+
+
+def missing_data(spec: RunSpec) -> tuple[str, ...]:
+    """What a launch would not find on this machine's disks, one line each; for a look right before the launch."""
+    problems = list(_shards(spec))
+    zeroshot = spec.train.zeroshot
+    if zeroshot is not None and next(_absent(zeroshot.data), None) is not None:
+        problems.append(refused(ZEROSHOT_DATA, zeroshot.data, "is not there; train.zeroshot=null trains without"))
+    return tuple(problem.line("") for problem in problems)
+
+
+def _shards(spec: RunSpec) -> Iterator[Problem]:
+    data = spec.train.data
+    wanted = sum(1 for _ in expand(data.train_data))
+    absent = list(_absent(data.train_data))
+    if len(absent) == wanted:
+        yield refused(TRAIN_DATA, data.train_data, f"matches no file; {absent[0]} and all others are not there")
+    elif absent:
+        names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        yield refused(TRAIN_DATA, data.train_data, f"{len(absent)} of {wanted} files are not there: {names}")
+    readers = spec.ranks * max(1, data.workers)
+    if not data.dataset_resampled and wanted < readers:
+        rule = f"has {wanted} shards for {readers} readers (ranks x workers); fewer workers, or dataset_resampled=true"
+        yield refused(TRAIN_DATA, data.train_data, rule)
+
+
+def _absent(pattern: str) -> Iterator[str]:
+    return (path for path in expand(pattern) if not Path(path).exists())
+
+
+def _retention(spec: RunSpec) -> Iterator[Problem]:
+    keep, rollback = spec.train.save.keep_last, spec.recovery.rollback_epochs
+    if keep is not None and keep < rollback + 2:
+        rule = f"must be {rollback + 2} or more: a divergence goes back recovery.rollback_epochs={rollback}, and two beyond"
+        yield refused("train.save.keep_last", keep, rule, ("recovery.rollback_epochs",))
+
+
+def _warmup(spec: RunSpec) -> Iterator[Problem]:
+    optim, steps = spec.train.optim, Geometry.of(spec.train, spec.ranks).steps_per_epoch * spec.train.epochs
+    if optim.lr_scheduler is Schedule.COSINE and optim.warmup >= steps:
+        rule = f"must be less than the run's {steps} steps; try {steps // 10}"
+        yield refused("train.optim.warmup", optim.warmup, rule, (*_LENGTH, "train.epochs", "train.optim.lr_scheduler"))
+
+
+def _faults(spec: RunSpec) -> Iterator[Problem]:
+    steps = Geometry.of(spec.train, spec.ranks).steps_per_epoch
+    for index, fault in enumerate(spec.train.faults):
+        path = f"train.faults.{index}"
+        if fault.at_epoch > spec.train.epochs:
+            rule = f"must be at most train.epochs={spec.train.epochs}"
+            yield refused(f"{path}.at_epoch", fault.at_epoch, rule, ("train.faults", "train.epochs"))
+        if fault.at_step > steps:
+            rule = f"must be at most {steps}, the steps of an epoch"
+            yield refused(f"{path}.at_step", fault.at_step, rule, ("train.faults", *_LENGTH))
+        if fault.rank >= spec.ranks:
+            rule = f"must be less than {spec.ranks}, the number of ranks"
+            yield refused(f"{path}.rank", fault.rank, rule, ("train.faults", "resources"))
+
+
+def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
+    yield TRAIN_DATA, spec.train.data.train_data
+    if spec.train.zeroshot is not None:
+        yield ZEROSHOT_DATA, spec.train.zeroshot.data
+    if spec.root is not None:
+        yield "root", str(spec.root)
+
+
+def _own_file(path: str, text: str) -> Iterator[Problem]:
+    """webdataset would run `pipe:` in a shell, and fetch URLs without our knowing what came."""
+    if _SCHEME.match(text):
+        yield refused(path, text, "must be a file; pipe: and URLs are not read: copy the data to a disk that all ranks see")
+    elif not text.startswith("/"):
+        instead = "$HOME" + text[1:] if text.startswith("~") else Path.cwd() / text
+        rule = f"must be an absolute path, or begin with ${{CLIPCTL_HOME}}; try {shown(str(instead))}"
+        yield refused(path, text, rule)
+    elif path != "root":
+        try:
+            for _ in islice(expand(text), 0, None):
+                pass
+        except ValueError as error:
+            yield refused(path, text, str(error))
+
+
+def _room(spec: RunSpec, cluster: Cluster) -> Iterator[Problem]:
+    resources, gpus = spec.resources, cluster.gpus_per_node
+    if gpus is not None and resources.ranks_per_node > gpus:
+        rule = f"must be at most {gpus}, the GPUs of a node of {cluster.name}"
+        yield refused("resources.ranks_per_node", resources.ranks_per_node, rule, ("cluster",))
+    if cluster.scheduler == "local" and resources.nodes > 1:
+        rule = f"must be 1: {cluster.name} is this machine alone"
+        yield refused("resources.nodes", resources.nodes, rule, ("cluster",))
