@@ -309,7 +309,7 @@ class Stream:
     batch_size: int
     ranks: int
     workers: int
-    origin: int = 0  # samples_seen where this stream started inside an epoch; 0: at the epoch's start
+    origin: int = 0  # step of the epoch with which this stream started; 0: at the epoch's border
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,32 @@
+"""One rank: `python -P -m trainer ATTEMPT_FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trainer.contract import ATTEMPT_FILE, SCHEMA, Attempt, ExitCode, loads
+from trainer.origin import refuse_foreign
+
+
+def main(arguments: list[str]) -> int:
+    refuse_foreign()
+    if len(arguments) != 1:
+        print("usage: python -P -m trainer ATTEMPT_FOLDER", file=sys.stderr)
+        return ExitCode.REFUSED
+    folder = Path(arguments[0]).resolve()
+    try:
+        attempt = loads(Attempt, (folder / ATTEMPT_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        print(f"error: {folder / ATTEMPT_FILE}: {error}", file=sys.stderr)
+        return ExitCode.REFUSED
+    if attempt.schema > SCHEMA:
+        print(f"error: {folder} was written by a newer clipctl (schema {attempt.schema} > {SCHEMA})", file=sys.stderr)
+        return ExitCode.REFUSED
+    from trainer.rank import run  # seconds of imports: only for an attempt that can be read
+
+    return run(attempt, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""A CLIP model of open_clip's with AdamW, in the arithmetic of a `TrainSpec`: the loop's `Trainee`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.contract import FaultKind, Precision, TrainSpec
+from trainer.position import Position
+from trainer.ranks import TorchAgreement
+from trainer.seeds import seed_for
+
+MAX_LOGIT_SCALE = math.log(100)
+AUTOCAST = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
+OVERFLOW_FACTOR = 2.0**24  # a power of two: bfloat16 and float32 lose no bit, float16 (max 65504) does
+PREFIX = "module."  # open_clip strips it when it runs alone, but cannot add it
+
+
+class ClipTrainee:
+    """`model` is open_clip's own, already on `device`; `loss` its ClipLoss for these ranks."""
+
+    def __init__(self, spec: TrainSpec, model: nn.Module, loss: nn.Module, device: torch.device, rank: int, ranks: int):
+        self._spec, self._device, self._rank = spec, device, rank
+        self.model = model
+        self._loss = loss
+        self._wrapped = _data_parallel(model, device, spec) if ranks > 1 else model
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
+        self._scaler = torch.amp.GradScaler(device.type) if spec.precision is Precision.AMP_FP16 else None
+        # 1.0 until the first step that is not finite; from then on no update reaches the weights.
+        self._alive = torch.ones((), device=device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = AUTOCAST.get(self._spec.precision)
+        return torch.autocast(self._device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def forward_backward(self, batch: Any, at: Position) -> torch.Tensor:
+        """batch.images [B, 3, H, W], batch.texts [B, context] -> row [5]: loss, finite, grad_norm, scale, logit_scale."""
+        torch.manual_seed(
+            seed_for("step", self._spec.seed, at.epoch, at.step_in_epoch, self._rank)
+        )  # no RNG state to save
+        images = batch.images.to(self._device, non_blocking=True)
+        texts = batch.texts.to(self._device, non_blocking=True)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            image_features, text_features, logit_scale = self._wrapped(images, texts)[:3]
+            loss = self._loss(image_features, text_features, logit_scale)
+        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        finite = loss.isfinite() & image_features.isfinite().all() & text_features.isfinite().all()
+        facts = [loss, finite, self._gradient_norm(), self._scale(), logit_scale]
+        return torch.stack([fact.detach().float() for fact in facts])
+
+    def update(self, agreed: TorchAgreement, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        if self._scaler:
+            # Gradients are the same on all ranks by now, and so is what GradScaler finds in them.
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            self._alive *= agreed.all_finite()
+            self._optimizer.found_inf = 1 - self._alive  # the fused kernel then leaves weights and moments alone
+            self._optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def rehearse(self, kind: FaultKind) -> None:
+        if kind is FaultKind.OVERFLOW:
+            _last_mlp(self.model).register_forward_hook(lambda _, __, y: (y * OVERFLOW_FACTOR) * (1 / OVERFLOW_FACTOR))
+        elif kind is FaultKind.PLATEAU:
+            # All images look alike: every text is as near as any other, and there is no way back.
+            self.model.visual.register_forward_hook(lambda _, __, y: torch.ones_like(y) + 0 * y)
+
+    def is_finite(self) -> bool:
+        return bool(torch.stack([tensor.isfinite().all() for tensor in self.model.state_dict().values()]).all())
+
+    def state(self) -> dict[str, Any]:
+        weights = {PREFIX + name: tensor for name, tensor in self.model.state_dict().items()}
+        scaler = {"scaler": self._scaler.state_dict()} if self._scaler else {}
+        return {"state_dict": weights, "optimizer": self._optimizer.state_dict()} | scaler
+
+    def load(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Weights, moments and (float16 to float16) loss scale. Settings stay the spec's; returns what differed."""
+        weights = {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
+        self.model.load_state_dict(weights)
+        notices = self._load_optimizer(state["optimizer"]) if "optimizer" in state else ("no optimizer state in it",)
+        if self._scaler and state.get("scaler"):
+            self._scaler.load_state_dict(dict(state["scaler"]))
+        return notices
+
+    def _load_optimizer(self, saved: Mapping[str, Any]) -> tuple[str, ...]:
+        """load_state_dict would bring the file's lr, betas, eps, wd and implementation with it, silently."""
+        ours = [
+            {key: value for key, value in group.items() if key != "params"} for group in self._optimizer.param_groups
+        ]
+        self._optimizer.load_state_dict(dict(saved))
+        notices = []
+        for index, (group, settings) in enumerate(zip(self._optimizer.param_groups, ours, strict=True)):
+            for name, value in settings.items():
+                if name not in ("lr", "initial_lr") and group.get(name) != value:
+                    notices.append(
+                        f"optimizer group {index}: {name} {value} as specified, not {group.get(name)} as saved"
+                    )
+            group.update(settings)
+        return tuple(notices)
+
+    def _gradient_norm(self) -> torch.Tensor:
+        if self._scaler:
+            self._scaler.unscale_(self._optimizer)
+        clip = self._spec.optim.grad_clip_norm
+        if clip is not None:
+            return nn.utils.clip_grad_norm_(self._parameters, clip)
+        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+
+    def _scale(self) -> torch.Tensor:
+        """The loss scale as a tensor: GradScaler.get_scale() would wait for the device."""
+        return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
+
+
+def parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
+    """open_clip's two groups in its order (optimizer state is keyed by place): without weight decay, then with."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    without = [parameter for name, parameter in named if _undecayed(name, parameter)]
+    decayed = [parameter for name, parameter in named if not _undecayed(name, parameter)]
+    return [{"params": without, "weight_decay": 0.0}, {"params": decayed, "weight_decay": wd}]
+
+
+def _undecayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+
+
+def _settings(spec: TrainSpec) -> dict[str, Any]:
+    optim = spec.optim
+    return {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps, "fused": True}
+
+
+def _data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn.Module:
+    devices = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, static_graph=spec.ddp_static_graph)
+
+
+def _last_mlp(model: nn.Module) -> nn.Module:
+    """The last linear layer of an MLP: open_clip's own transformers, or timm's."""
+    found = [module for name, module in model.named_modules() if name.endswith(("mlp.c_proj", "mlp.fc2"))]
+    if not found:
+        raise ValueError("the overflow fault needs a model with an MLP (open_clip's mlp.c_proj or timm's mlp.fc2)")
+    return found[-1]

@@ -1,0 +1,253 @@
+"""The training loop: one for torch on GPUs or CPUs, and for any other `Trainee` on any other `Ranks`.
+
+No tensor is touched here. What a step measured stays where the trainee computes (a "row"); all ranks exchange
+their rows in one small collective, the update is refused on the device where any of them is not finite, and the
+host reads the result one step later, when it has long arrived. So no step waits for the host, and yet every rank
+takes the same decision (stop, diverged, too much bad data) at the same step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trainer.contract import EventKind, ExitCode, FaultKind, Phase, TrainSpec
+from trainer.faults import Faults
+from trainer.guard import Divergence, Guard, Step
+from trainer.position import Position
+from trainer.progress import Progress
+from trainer.recorder import Recorder
+from trainer.schedule import learning_rate
+from trainer.signals import StopRequest
+
+READ_BEHIND = 1  # steps between a step and the reading of its rows
+MIN_BAD_SAMPLES = 16  # a fraction of fewer says nothing yet
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One rank's row, read by the host. The first five come from the trainee, the others from the loop."""
+
+    loss: float
+    finite: float  # 1.0: the loss, and what this rank put into it
+    grad_norm: float
+    scale: float  # of the loss; 0.0: there is none
+    logit_scale: float
+    stop: float  # the signal that asks to stop; 0.0: none
+    bad: float  # samples of this step's batch that could not be used
+    seen: float
+
+
+class Agreement(Protocol):
+    """Every rank's row of one step, the same on all ranks."""
+
+    def read(self) -> tuple[Measured, ...]: ...
+
+
+class Ranks(Protocol):
+    rank: int
+    count: int
+
+    def agree(self, row: Any, stop: int, bad: int, seen: int) -> Agreement: ...
+    def gather(self, value: Any) -> list[Any]:
+        """Of plain objects; waits for the host, so only where training pauses anyway."""
+
+    def barrier(self) -> None: ...
+
+
+class Trainee(Protocol):
+    """A model, its optimizer and its arithmetic."""
+
+    def forward_backward(self, batch: Any, at: Position) -> Any:
+        """This rank's row: loss, finite, grad_norm, scale, logit_scale."""
+
+    def update(self, agreed: Agreement, lr: float) -> None:
+        """One optimizer step if every rank's numbers are finite; decided where they are, not by the host."""
+
+    def rehearse(self, kind: FaultKind) -> None:
+        """From now on compute as the fault does (overflow, plateau)."""
+
+    def state(self) -> dict[str, Any]: ...
+    def is_finite(self) -> bool: ...
+
+
+class Batch(Protocol):
+    bad: Mapping[str, int]  # samples that could not be used, by shard
+    seen: int
+
+
+class Source(Protocol):
+    def batches(self, epoch: int, first_step: int) -> Iterator[Any]:
+        """From a step (from 0) of an epoch (from 1) to the epoch's end."""
+
+
+class Keeper(Protocol):
+    def due(self, at: Position) -> bool: ...
+    def save(self, at: Position, loss: float | None) -> str | None:
+        """The file's path in the attempt's folder; None on ranks that write nothing, and for weights not finite."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: ExitCode
+    kind: EventKind
+    at: Position
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a loop needs; `__main__` puts it together."""
+
+    spec: TrainSpec
+    trainee: Trainee
+    ranks: Ranks
+    source: Source
+    keeper: Keeper
+    recorder: Recorder
+    stop: StopRequest
+    faults: Faults
+    evaluate: Callable[[], Mapping[str, Any]]  # zero-shot accuracy, or {"error": ...}
+
+
+class Loop:
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.spec = parts.spec
+        self.recorder = parts.recorder
+        self.guard = Guard()
+        self.progress = Progress(parts.spec, parts.recorder)
+        self.unread: deque[tuple[Position, float, Agreement]] = deque()
+        self.last: Step | None = None
+        self.stopping = 0  # the signal, once all ranks have agreed on it
+        self.bad_shards: Counter[str] = Counter()  # this rank's
+        self.bad = self.seen = 0.0  # all ranks'
+
+    def run(self, at: Position) -> Outcome:
+        started = time.monotonic()
+        while at.epochs_done < self.spec.epochs:
+            for batch in self.parts.source.batches(at.epoch, at.step_in_epoch):
+                at = self.take_step(batch, at)
+                if outcome := self.settle(READ_BEHIND) or self.pause(at):
+                    return outcome
+            if outcome := self.settle(0):
+                return outcome
+            at = at.after_epoch()
+            checkpoint = self.end_epoch(at)
+            if self.stopping and at.epochs_done < self.spec.epochs:
+                return self.stopped(at, checkpoint)
+        seconds = round(time.monotonic() - started, 3)
+        return Outcome(ExitCode.COMPLETED, EventKind.COMPLETED, at, {"seconds": seconds})
+
+    def take_step(self, batch: Any, at: Position) -> Position:
+        parts = self.parts
+        self.progress.batch_arrived()
+        for kind in parts.faults.let_loose(at, parts.trainee):
+            self.recorder.event(EventKind.FAULT, at, fault=kind)
+        lr = learning_rate(self.spec.optim, at.step, self.spec.epochs * at.geometry.steps_per_epoch)
+        row = parts.trainee.forward_backward(batch, at)
+        agreed = parts.ranks.agree(row, parts.stop.signal, sum(batch.bad.values()), batch.seen)
+        parts.trainee.update(agreed, lr)
+        self.bad_shards.update(batch.bad)
+        at = at.after_step()
+        self.unread.append((at, lr, agreed))
+        self.progress.step_taken()
+        return at
+
+    def settle(self, behind: int) -> Outcome | None:
+        """Reads all agreements but the newest `behind`; an outcome where one of them ends the attempt."""
+        while len(self.unread) > behind:
+            at, lr, agreed = self.unread.popleft()
+            rows = agreed.read()
+            self.last = step = _step(rows, at)
+            self.stopping = self.stopping or int(max(row.stop for row in rows))
+            if divergence := self.guard.judge(step):
+                return _diverged(divergence)
+            if alarm := self.guard.alarm():
+                self.recorder.event(EventKind.NOTICE, at, text=alarm)
+            self.progress.add(step, lr, self.guard.skipped)
+            if outcome := self.count_samples(rows, at):
+                return outcome
+        return None
+
+    def pause(self, at: Position) -> Outcome | None:
+        """At a step's border inside an epoch: stop if asked to, save if it is time."""
+        if at.at_border or not (self.stopping or self.parts.keeper.due(at)):
+            return None
+        if outcome := self.settle(0):
+            return outcome
+        if self.stopping:
+            return self.stopped(at, self.save(at))
+        self.save(at)
+        return None
+
+    def end_epoch(self, at: Position) -> str | None:
+        """Saves before it evaluates: whatever evaluation does, the epoch is not lost."""
+        last = at.epochs_done == self.spec.epochs
+        due = last or self.stopping or at.epochs_done % self.spec.save.save_frequency == 0
+        checkpoint = self.save(at) if due else None
+        self.report_bad_samples(at)
+        zeroshot = self.spec.zeroshot
+        if zeroshot and not self.stopping and (last or at.epochs_done % zeroshot.frequency == 0):
+            self.recorder.beat(Phase.EVALUATING, at)
+            with self.progress.paused():
+                facts = self.parts.evaluate()
+            self.recorder.event(EventKind.EVALUATED, at, epochs_done=at.epochs_done, **facts)
+            self.progress.evaluated(facts, at)
+        return checkpoint
+
+    def save(self, at: Position) -> str | None:
+        self.recorder.beat(Phase.CHECKPOINTING, at)
+        with self.progress.paused():
+            return self.parts.keeper.save(at, self.last.loss if self.last else None)
+
+    def stopped(self, at: Position, checkpoint: str | None) -> Outcome:
+        facts = {"signal": self.stopping, "checkpoint": checkpoint}
+        return Outcome(ExitCode.STOPPED, EventKind.STOPPED, at, facts)
+
+    def count_samples(self, rows: tuple[Measured, ...], at: Position) -> Outcome | None:
+        """All ranks see the same sums, so all give up at the same step."""
+        self.bad += sum(row.bad for row in rows)
+        self.seen += sum(row.seen for row in rows)
+        limit = self.spec.data.max_bad_fraction
+        if self.bad <= MIN_BAD_SAMPLES or self.bad <= limit * self.seen:
+            return None
+        self.report_bad_samples(at)
+        error = f"{self.bad:.0f} of {self.seen:.0f} samples cannot be used, more than data.max_bad_fraction {limit:g}"
+        return Outcome(ExitCode.REFUSED, EventKind.CRASHED, at, {"error": error})
+
+    def report_bad_samples(self, at: Position) -> None:
+        if not self.bad:
+            return
+        shards: Counter[str] = Counter()
+        for counts in self.parts.ranks.gather(dict(self.bad_shards)):
+            shards.update(counts)
+        self.recorder.event(EventKind.DATA, at, bad=int(self.bad), seen=int(self.seen), shards=dict(shards))
+
+
+def _step(rows: tuple[Measured, ...], at: Position) -> Step:
+    return Step(
+        at=at,
+        losses=tuple(row.loss for row in rows),
+        finite=tuple(row.finite == 1.0 for row in rows),
+        grad_norm=max(row.grad_norm for row in rows),
+        scale=rows[0].scale or None,
+        logit_scale=rows[0].logit_scale,
+    )
+
+
+def _diverged(divergence: Divergence) -> Outcome:
+    """The event stands where the first bad step was, not where it was understood."""
+    onset = divergence.onset
+    facts = {
+        "step_in_epoch": onset.at.step_in_epoch,
+        "loss": onset.loss,
+        "grad_norm": onset.grad_norm,
+        "scale": onset.scale,
+        "ranks": onset.bad_ranks,
+        "cause": divergence.cause,
+    }
+    return Outcome(ExitCode.DIVERGED, EventKind.DIVERGED, onset.at, facts)

@@ -1,0 +1,103 @@
+"""What happened in the last `log_every_n_steps` steps, in one event: the only place where steps are summed up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from trainer.contract import EventKind, Phase, TrainSpec
+from trainer.guard import Step
+from trainer.position import Position
+from trainer.recorder import Recorder
+
+
+class Progress:
+    def __init__(self, spec: TrainSpec, recorder: Recorder) -> None:
+        self._every = spec.log_every_n_steps
+        self._recorder = recorder
+        self._window: list[Step] = []
+        self._data_seconds = 0.0
+        self._window_since = self._waiting_since = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Saving and evaluating are no part of training's speed."""
+        before = time.perf_counter()
+        yield
+        pause = time.perf_counter() - before
+        self._window_since += pause
+        self._waiting_since += pause
+
+    def batch_arrived(self) -> None:
+        self._data_seconds += time.perf_counter() - self._waiting_since
+
+    def step_taken(self) -> None:
+        """From here on the loop waits for data."""
+        self._waiting_since = time.perf_counter()
+
+    def add(self, step: Step, lr: float, skipped: int) -> None:
+        self._window.append(step)
+        speed = None
+        if step.at.step % self._every == 0 or step.at.at_border:
+            speed = self._close_window(step, lr, skipped)
+        self._recorder.beat(Phase.TRAINING, step.at, loss=step.loss, speed=speed)
+
+    def _close_window(self, step: Step, lr: float, skipped: int) -> float:
+        steps, seconds = len(self._window), max(time.perf_counter() - self._window_since, 1e-9)
+        speed = steps * step.at.geometry.global_batch / seconds
+        facts = _summary(self._window) | {
+            "step_in_epoch": step.at.step_in_epoch,
+            "steps_per_epoch": step.at.geometry.steps_per_epoch,
+            "scale": step.scale,
+            "skipped": skipped,
+            "lr": lr,
+            "logit_scale": step.logit_scale,
+            "samples_per_second": round(speed, 3),
+            "data_seconds": round(self._data_seconds, 6),
+            "seconds": round(seconds, 6),
+        }
+        self._recorder.event(EventKind.PROGRESS, step.at, **facts)
+        self._recorder.scalars(_tensorboard_names(facts, steps, step.at), step.at.step)
+        self._window.clear()
+        self._data_seconds = 0.0
+        self._window_since = time.perf_counter()
+        return speed
+
+    def evaluated(self, facts: Mapping[str, Any], at: Position) -> None:
+        names = {"top1": "val/imagenet-zeroshot-val-top1", "top5": "val/imagenet-zeroshot-val-top5"}
+        self._recorder.scalars({names[key]: facts[key] for key in names if key in facts}, at.epochs_done)
+
+
+def _summary(window: list[Step]) -> dict[str, float]:
+    """Over the window's steps; the maximum is over ranks too. A skipped step's nan is seen as nan."""
+    losses = [step.loss for step in window]
+    norms = [step.grad_norm for step in window]
+    return {
+        "loss": math.fsum(losses) / len(losses) if all(map(math.isfinite, losses)) else math.nan,
+        "loss_max": max((loss for step in window for loss in step.losses), key=_nan_is_largest),
+        "loss_last": losses[-1],
+        "grad_norm": norms[-1],
+        "grad_norm_max": max(norms, key=_nan_is_largest),
+    }
+
+
+def _nan_is_largest(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _tensorboard_names(facts: Mapping[str, Any], steps: int, at: Position) -> dict[str, float]:
+    """open_clip's names, so that its dashboards go on working; times are seconds a step."""
+    speed = facts["samples_per_second"]
+    return {
+        "train/data_time": facts["data_seconds"] / steps,
+        "train/batch_time": facts["seconds"] / steps,
+        "train/samples_per_second": speed,
+        "train/samples_per_second_per_gpu": speed / at.geometry.ranks,
+        "train/scale": facts["logit_scale"],
+        "train/lr": facts["lr"],
+        "train/contrastive_loss": facts["loss"],
+        "train/loss": facts["loss"],
+    }

@@ -1,0 +1,72 @@
+"""From a parent checkpoint to the position, weights and optimizer that an attempt starts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.contract import Attempt, Parent, Stream, loads, dumps
+from trainer.position import Position
+from trainer.schedule import Geometry
+from trainer.verify import damage, read_manifest
+
+
+class Unusable(Exception):
+    """The parent cannot be started from; a restart would not help."""
+
+
+@dataclass(frozen=True)
+class Start:
+    position: Position
+    state: dict[str, Any] | None  # None: random weights
+    notices: tuple[str, ...] = ()
+
+
+def check_parent(run_folder: Path, parent: Parent) -> str | None:
+    """What forbids to start from it, in words. Every byte is read before any of it is believed."""
+    path = run_folder / parent.path
+    try:
+        manifest = read_manifest(path)
+    except ValueError as error:
+        return f"{path}: its manifest cannot be read: {error}"
+    if parent.digest is not None and (manifest is None or manifest.digest != parent.digest):
+        return f"{path} is not the checkpoint that was decided on (digest {parent.digest})"
+    problem = damage(path, manifest)
+    return f"{path}: {problem}" if problem else None
+
+
+def load_start(run_folder: Path, attempt: Attempt) -> Start:
+    geometry = Geometry.of(attempt.train, attempt.ranks)
+    if attempt.parent is None:
+        return Start(Position(geometry), None)
+    import torch
+
+    path = run_folder / attempt.parent.path
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise Unusable(f"{path} holds no training state (open_clip's keys: epoch, state_dict, optimizer)")
+    position, notices = place(state, geometry, attempt.parent)
+    return Start(position, state, notices)
+
+
+def place(state: dict[str, Any], geometry: Geometry, parent: Parent) -> tuple[Position, tuple[str, ...]]:
+    """Where a checkpoint of ours, or of open_clip's, stands in this attempt's geometry."""
+    ours = state.get("clipctl")
+    epochs_done = int(state.get("epoch", parent.epochs_done))
+    if ours is None:
+        samples = parent.samples_seen or epochs_done * geometry.samples_per_epoch
+        return Position(geometry, epochs_done, 0, samples), ("the parent is not clipctl's: samples seen are computed",)
+    step, samples = ours["step_in_epoch"], ours["samples_seen"]
+    if step == 0:
+        return Position(geometry, epochs_done, 0, samples), ()
+    before = loads(Stream, dumps(ours["stream"]))
+    now = Stream(batch_size=geometry.batch_size, ranks=geometry.ranks, workers=geometry.workers, origin=before.origin)
+    if now == before:
+        return Position(geometry, epochs_done, step, samples, before.origin), ()
+    start = geometry.steps_for(step * before.batch_size * before.ranks)
+    text = (
+        f"batch, ranks or workers changed inside epoch {epochs_done + 1}: "
+        f"a fresh data stream starts at samples_seen {samples} (step {start} of {geometry.steps_per_epoch})"
+    )
+    return Position(geometry, epochs_done, start, samples, start), (text,)
