@@ -77,6 +77,7 @@ class Landmarks:
 
     started: Event | None = None
     progress: Event | None = None  # newest
+    checkpoint: Event | None = None  # newest
     diverged: Event | None = None  # first
     final: Event | None = None  # the trainer's last word
 
@@ -87,9 +88,11 @@ def landmarks(events: Iterable[Event], so_far: Landmarks | None = None) -> Landm
     for event in events:
         if event.kind == EventKind.PROGRESS:
             found = replace(found, progress=event)
+        elif event.kind == EventKind.CHECKPOINT:
+            found = replace(found, checkpoint=event)
         elif event.kind == EventKind.STARTED and found.started is None:
             found = replace(found, started=event)
-        if event.kind == EventKind.DIVERGED and found.diverged is None:
+        elif event.kind == EventKind.DIVERGED and found.diverged is None:
             found = replace(found, diverged=event)
         if event.kind in contract.FINAL_EVENTS:
             found = replace(found, final=event)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, RunState
+from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, Limits, RunState
 from clipctl.journal import Landmarks
 from trainer.contract import Parent
 
@@ -27,8 +27,9 @@ class NewRun:
     run_id: str  # unique over all stores: part of the job's name
     folder: Path  # absolute: <root>/runs/<name>
     cluster: str
-    spec: Mapping[str, Any]  # the RunSpec as in run.json
+    spec: str  # the text of run.json
     epochs: int
+    limits: Limits = Limits()  # the cluster's patience
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,9 @@ class RunRecord:
     run_id: str
     folder: Path
     cluster: str
-    spec: Mapping[str, Any]
+    spec: str  # the text of run.json
     epochs: int
+    limits: Limits
     created_at: float
     state: RunState
     hold_reason: str | None

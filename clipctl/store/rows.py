@@ -101,6 +101,8 @@ def _mark(attempt: AttemptRow, events: list[Event]) -> None:
         attempt.started = found.started.seq
     if found.progress is not None:
         attempt.progress = found.progress.seq
+    if found.checkpoint is not None:
+        attempt.checkpoint = found.checkpoint.seq
     if found.diverged is not None and attempt.diverged is None:
         attempt.diverged = found.diverged.seq
     if found.final is not None:

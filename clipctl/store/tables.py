@@ -15,6 +15,7 @@ class RunRow(SQLModel, table=True):
     cluster: str
     spec: str
     epochs: int
+    limits: str
     created_at: float
     state: str
     hold_reason: str | None = None
@@ -39,6 +40,7 @@ class AttemptRow(SQLModel, table=True):
     samples_seen: int = 0
     started: int | None = None
     progress: int | None = None
+    checkpoint: int | None = None
     diverged: int | None = None
     final: int | None = None
 

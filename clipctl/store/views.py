@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from clipctl.domain import (
     Incident,
     JobIdentity,
     JobState,
+    Limits,
+    RecoverySpec,
     RunState,
 )
 from clipctl.journal import Landmarks
@@ -25,7 +27,7 @@ from clipctl.store import home as homes
 from clipctl.store import migrate
 from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
 from trainer import contract
-from trainer.contract import CheckpointManifest, Event, Parent
+from trainer.contract import CheckpointManifest, Event, Parent, Precision
 
 Row = sqlite3.Row
 SHOWN_ALWAYS = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN, RunState.HELD)
@@ -115,8 +117,9 @@ def _run(row: Row) -> RunRecord:
         run_id=row["run_id"],
         folder=Path(row["folder"]),
         cluster=row["cluster"],
-        spec=_object(row["spec"]),
+        spec=row["spec"],
         epochs=row["epochs"],
+        limits=contract.loads(Limits, row["limits"]),
         created_at=row["created_at"],
         state=RunState(row["state"]),
         hold_reason=row["hold_reason"],
@@ -175,6 +178,7 @@ def _job(row: Row) -> JobRecord:
         landmarks=Landmarks(
             started=_event(row["started_line"]),
             progress=_event(row["progress_line"]),
+            checkpoint=_event(row["checkpoint_line"]),
             diverged=_event(row["diverged_line"]),
             final=_event(row["final_line"]),
         ),
@@ -196,12 +200,47 @@ def history(connection: sqlite3.Connection, record: RunRecord) -> History:
         attempts=attempts(connection, record.name),
         checkpoints=checkpoints(connection, record.name),
         hold_reason=record.hold_reason,
+        profiles=_profiles(settings(record)),
     )
+
+
+def settings(record: RunRecord) -> dict[str, Any]:
+    """The run's spec as launched, as plain JSON types."""
+    spec = _object(record.spec).get("spec")
+    if not isinstance(spec, dict):
+        raise ValueError(f"run '{record.name}' has no spec: {record.spec!r:.80}")  # noqa: TRY004
+    return spec
+
+
+def recovery(record: RunRecord) -> RecoverySpec:
+    """What policy may do for this run."""
+    return contract.loads(RecoverySpec, json.dumps(settings(record).get("recovery", {})))
+
+
+def _profiles(spec: Mapping[str, Any]) -> dict[Precision, dict[str, Any]]:
+    """A spec's profiles name values below `train`; policy's patches name them from the top."""
+    profiles = spec.get("precisions") or {}
+    return {
+        Precision(precision): {f"train.{path}": value for path, value in values.items()}
+        for precision, values in profiles.items()
+    }
 
 
 def attempts(connection: sqlite3.Connection, name: str) -> tuple[AttemptRecord, ...]:
     rows = connection.execute("SELECT * FROM attempt_looks WHERE run = ? ORDER BY number", (name,)).fetchall()
     return tuple(_attempt(row) for row in rows)
+
+
+def attempt(connection: sqlite3.Connection, name: str, number: int) -> AttemptRecord | None:
+    row = connection.execute("SELECT * FROM attempt_looks WHERE run = ? AND number = ?", (name, number)).fetchone()
+    return None if row is None else _attempt(row)
+
+
+def last_incident(connection: sqlite3.Connection, name: str) -> Incident | None:
+    row = connection.execute(
+        "SELECT facts FROM incidents WHERE run = ? ORDER BY attempt DESC, time DESC LIMIT 1", (name,)
+    ).fetchone()
+    return None if row is None else contract.loads(Incident, row["facts"])
 
 
 def _attempt(row: Row) -> AttemptRecord:

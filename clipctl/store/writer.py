@@ -6,6 +6,7 @@ the commit: a line may be left without its row (nothing was submitted yet), neve
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -95,8 +96,9 @@ class Store:
                 run_id=new.run_id,
                 folder=str(new.folder),
                 cluster=new.cluster,
-                spec=rows.to_json(new.spec),
+                spec=new.spec,
                 epochs=new.epochs,
+                limits=contract.dumps(new.limits),
                 created_at=intent.time,
                 state=RunState.QUEUED,
             )
@@ -120,6 +122,7 @@ class Store:
             "run_id": run.run_id,
             "cluster": run.cluster,
             "epochs": run.epochs,
+            "limits": json.loads(run.limits),
             "nonce": intent.nonce,
             "ranks": intent.ranks,
             "parent": intent.parent,

@@ -6,6 +6,7 @@ CREATE TABLE runs (
     cluster VARCHAR NOT NULL,
     spec VARCHAR NOT NULL,
     epochs INTEGER NOT NULL,
+    limits VARCHAR NOT NULL,
     created_at FLOAT NOT NULL,
     state VARCHAR NOT NULL,
     hold_reason VARCHAR,
@@ -29,6 +30,7 @@ CREATE TABLE attempts (
     samples_seen INTEGER NOT NULL,
     started INTEGER,
     progress INTEGER,
+    checkpoint INTEGER,
     diverged INTEGER,
     final INTEGER,
     PRIMARY KEY (run, number)

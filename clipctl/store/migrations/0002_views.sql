@@ -15,6 +15,8 @@ SELECT
         AS started_line,
     (SELECT line FROM events AS e WHERE e.run = jobs.run AND e.attempt = jobs.attempt AND e.seq = attempts.progress)
         AS progress_line,
+    (SELECT line FROM events AS e WHERE e.run = jobs.run AND e.attempt = jobs.attempt AND e.seq = attempts.checkpoint)
+        AS checkpoint_line,
     (SELECT line FROM events AS e WHERE e.run = jobs.run AND e.attempt = jobs.attempt AND e.seq = attempts.diverged)
         AS diverged_line,
     (SELECT line FROM events AS e WHERE e.run = jobs.run AND e.attempt = jobs.attempt AND e.seq = attempts.final)
