@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from trainer.contract import CheckpointManifest, Event, Exit, Heartbeat, Parent, Precision
+from trainer.contract import CheckpointManifest, CountOrZero, Event, Exit, Heartbeat, NotNegative, Parent, Precision
 
 
 class JobState(StrEnum):
@@ -82,6 +82,7 @@ class IncidentKind(StrEnum):
     FENCED = "fenced"
     LOST = "lost"  # its processes are gone without a word
     CANCELLED_BY_USER = "cancelled_by_user"
+    SUBMIT_REFUSED = "submit_refused"  # the scheduler said no, or the job's files could not be written: no job exists
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,7 @@ class Evidence:
 class Limits:
     """Patience, in seconds: fields of the cluster profile."""
 
-    lost_after: float = 180.0  # successful answers that omit a job must span this before it counts as gone
+    lost_after: NotNegative = 180.0  # successful answers that omit a job must span this before it counts as gone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,7 @@ class RecoverySpec:
     """What policy may do."""
 
     precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
-    rollback_epochs: int = 1  # a divergence restarts at least this many epochs before its onset's last finished epoch
+    rollback_epochs: CountOrZero = 1  # a divergence restarts at least this many epochs before its onset's last finished epoch
 
 
 @dataclass(frozen=True, kw_only=True)

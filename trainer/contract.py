@@ -111,8 +111,8 @@ class Rule:
         return handler(source) | {name: bound for name, bound in vars(self).items() if bound is not None}
 
 
-Count = Annotated[int, Rule(ge=1)]
-CountOrZero = Annotated[int, Rule(ge=0)]
+Count = Annotated[int, Rule(ge=1, le=2**53)]  # what JSON readers and SQLite keep exactly
+CountOrZero = Annotated[int, Rule(ge=0, le=2**53)]
 Positive = Annotated[float, Rule(gt=0, lt=math.inf)]
 NotNegative = Annotated[float, Rule(ge=0, lt=math.inf)]
 Fraction = Annotated[float, Rule(ge=0, lt=1)]
