@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from clipctl.spec.cluster import Cluster
@@ -97,17 +98,15 @@ def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 
 def _own_file(path: str, text: str) -> Iterator[Problem]:
-    """webdataset would run `pipe:` in a shell, and fetch URLs without our knowing what came."""
+    """webdataset would run `pipe:` in a shell, and fetch URLs without anybody knowing what came."""
     if _SCHEME.match(text):
         yield refused(path, text, "must be a file; pipe: and URLs are not read: copy the data to a disk that all ranks see")
     elif not text.startswith("/"):
-        instead = "$HOME" + text[1:] if text.startswith("~") else Path.cwd() / text
-        rule = f"must be an absolute path, or begin with ${{CLIPCTL_HOME}}; try {shown(str(instead))}"
-        yield refused(path, text, rule)
+        meant = Path.cwd() / os.path.expandvars(os.path.expanduser(text))
+        yield refused(path, text, f"must be absolute, or begin with ${{CLIPCTL_HOME}}/; try {shown(str(meant))}")
     elif path != "root":
         try:
-            for _ in islice(expand(text), 0, None):
-                pass
+            deque(expand(text), maxlen=0)
         except ValueError as error:
             yield refused(path, text, str(error))
 

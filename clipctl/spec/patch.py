@@ -71,6 +71,17 @@ def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {".".join(place): value for place, value in leaves(tree).items()}
 
 
+def cut(tree: Any, path: str) -> None:
+    """Removes what is at the path; inside a list, the whole list."""
+    head, _, rest = path.partition(".")
+    if not isinstance(tree, dict) or head not in tree:
+        return
+    if rest and isinstance(tree[head], dict):
+        cut(tree[head], rest)
+    else:
+        del tree[head]
+
+
 def _put_all(tree: Tree, values: Mapping[Place, Any]) -> None:
     for place, value in values.items():
         _put(tree, place, deepcopy(value))

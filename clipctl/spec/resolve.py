@@ -16,7 +16,7 @@ from clipctl.spec.patch import Patch, Place, Tree, changed, flat, leaves
 from clipctl.spec.run import RunSpec, tree_of
 from clipctl.spec.validation import validated
 from clipctl.spec.words import nearest, refused, shown
-from clipctl.spec.yaml import parse_value
+from clipctl.spec.yaml import MAX_DEPTH, parse_value
 
 AUTO = "auto"
 HOME_VARIABLE = "${CLIPCTL_HOME}"
@@ -44,7 +44,7 @@ def patched(spec: RunSpec, patch: Patch) -> RunSpec:
 
 
 def diff(spec: RunSpec, other: RunSpec) -> dict[str, Any]:
-    """The patch that leads from `spec` to `other`, without what the profiles would bring anyway left out: for a person to read."""
+    """The patch that leads from `spec` to `other`."""
     before, after = flat(tree_of(spec)), flat(tree_of(other))
     return {path: after.get(path) for path in before | after if before.get(path) != after.get(path)}
 
@@ -68,7 +68,7 @@ def _parsed(sets: Iterable[str]) -> dict[str, Any]:
     patch: dict[str, Any] = {}
     for text in sets:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
+        if not equals or not key.strip() or key.count(".") > MAX_DEPTH:
             raise InvalidSpec((f"--set {shown(text)}: must be KEY=VALUE, such as --set train.optim.lr=5e-4",))
         patch[key.strip()] = parse_value(value, f"--set {key.strip()}")
     return patch
@@ -86,6 +86,8 @@ def _settled(tree: Tree, origins: dict[Place, str]) -> RunSpec:
     resources = tree.setdefault("resources", {})
     if isinstance(resources, dict) and resources.get("ranks_per_node", AUTO) == AUTO:
         resources["ranks_per_node"] = _auto_ranks(profile)
+    if profile is not None and tree.get("root") is None:
+        tree["root"] = profile.root or (home() if profile.scheduler == "local" else None)
     return validated(tree, origins, cluster=profile, found=found)
 
 

@@ -32,7 +32,7 @@ class RunSpec(Frozen):
 
     name: Annotated[str, Field(pattern=NAME)]
     cluster: Annotated[str, Field(min_length=1)]
-    root: Path | None = None  # of the run folders; None: the cluster's, or $CLIPCTL_HOME on this machine
+    root: Path | None = None  # run folders go below it; where not given the cluster's, or $CLIPCTL_HOME on this machine
     prepare: Literal["digits"] | None = None  # data made on this machine before the launch, where its files are missing
     resources: Resources
     train: TrainSpec

@@ -1,53 +1,48 @@
-"""Shard patterns: /data/{00000..23295}.tar as the shell and webdataset read it."""
+"""Shard patterns: /data/{00000..23295}.tar as the shell and webdataset read it, and nothing that they read differently."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-MAX_SHARDS = 1_000_000  # LAION-5B has 231,349 in all
-_INNERMOST = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?|([A-Za-z])\.\.([A-Za-z])")
+MAX_SHARDS = 1_000_000  # LAION-5B has 231,349 in each of its largest parts
+_GROUP = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d{1,9})\.\.(-?\d{1,9})")
 
 
 def expand(pattern: str) -> Iterator[str]:
-    """Every path of a pattern. ValueError: unbalanced braces, or more than `MAX_SHARDS` paths."""
-    if pattern.count("{") != pattern.count("}"):
-        raise ValueError("its braces do not pair")
-    for count, path in enumerate(_expand(pattern, 0)):
-        if count == MAX_SHARDS:
-            raise ValueError(f"names more than {MAX_SHARDS:,} files")
-        yield path
+    """Every path of a pattern, in the shell's order. ValueError says what cannot be meant."""
+    *pieces, tail = _GROUP.split(pattern)  # text, inside, text, inside, ..., text
+    if "\\" in pattern or any(brace in text for text in (*pieces[::2], tail) for brace in "{}"):
+        raise ValueError("must have braces in pairs, not nested, and no backslash")
+    groups = [_options(inside) for inside in pieces[1::2]]
+    if math.prod(map(len, groups)) > MAX_SHARDS:
+        raise ValueError(f"must not name more than {MAX_SHARDS:,} files")
+    for chosen in itertools.product(*groups):
+        yield "".join(itertools.chain(*zip(pieces[::2], chosen, strict=True), [tail]))
 
 
-def _expand(pattern: str, start: int) -> Iterator[str]:
-    found = _INNERMOST.search(pattern, start)
-    if found is None:
-        yield pattern
-        return
-    options = _options(found.group(1))
-    if options is None:  # {x}: the shell leaves it as it is
-        yield from _expand(pattern, found.end())
-        return
-    for option in options:
-        yield from _expand(pattern[: found.start()] + option + pattern[found.end() :], 0 if start == 0 else start)
-
-
-def _options(inside: str) -> Iterator[str] | None:
+def _options(inside: str) -> Sequence[str] | _Numbers:
     if found := _RANGE.fullmatch(inside):
-        return _letters(found) if found[4] else _numbers(found)
-    return iter(inside.split(",")) if "," in inside else None
+        return _Numbers(found[1], found[2])
+    if "," in inside:
+        return inside.split(",")
+    raise ValueError(f"must have a range such as {{00000..00099}} or a list such as {{a,b}} where it has {{{inside}}}")
 
 
-def _numbers(found: re.Match[str]) -> Iterator[str]:
-    first, last = int(found[1]), int(found[2])
-    step = abs(int(found[3] or 1)) or 1
-    padded = any(re.match(r"-?0\d", found[group]) for group in (1, 2))
-    width = max(len(found[1]), len(found[2])) if padded else 0
-    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
-    return (f"{number:0{width}d}" for number in numbers)
+class _Numbers:
+    """`000..011` without writing it out before its length was looked at."""
 
+    def __init__(self, first: str, last: str) -> None:
+        start, stop = int(first), int(last)
+        self.numbers = range(start, stop + 1) if start <= stop else range(start, stop - 1, -1)
+        padded = any(re.match(r"-?0\d", text) for text in (first, last))
+        self.width = max(len(first), len(last)) if padded else 0
 
-def _letters(found: re.Match[str]) -> Iterator[str]:
-    first, last = ord(found[4]), ord(found[5])
-    return map(chr, range(first, last + 1) if first <= last else range(first, last - 1, -1))
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{number:0{self.width}d}" for number in self.numbers)

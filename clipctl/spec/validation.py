@@ -12,9 +12,9 @@ from clipctl.errors import InvalidSpec
 from clipctl.spec.catalogue import origin_of
 from clipctl.spec.checks import rules
 from clipctl.spec.cluster import Cluster
-from clipctl.spec.patch import PRECISION, PRECISIONS, Place, Tree, changed, flat, profile
+from clipctl.spec.patch import PRECISION, PRECISIONS, Place, Tree, changed, cut, flat, profile
 from clipctl.spec.run import RunSpec, keys, tree_of
-from clipctl.spec.words import UNKNOWN_KEY, Problem, control_problems, explained, path_of
+from clipctl.spec.words import Problem, control_problems, explained, path_of
 from trainer.contract import Precision, TrainSpec
 
 if TYPE_CHECKING:
@@ -125,31 +125,11 @@ def _mended(tree: Tree, bad: Iterable[str]) -> Tree:
     """Without the wrong values, and with stand-ins for the ones that must be there."""
     tree = deepcopy(tree)
     for path in bad:
-        _cut(tree, "train.zeroshot" if path.startswith("train.zeroshot.") else path)
+        cut(tree, "train.zeroshot" if path.startswith("train.zeroshot.") else path)
     present = flat(tree)
     return changed(tree, {path: value for path, value in _STAND_INS.items() if path not in present})
-
-
-def _cut(tree: Any, path: str) -> None:
-    """Removes what is at the path; inside a list, the whole list."""
-    head, _, rest = path.partition(".")
-    if not isinstance(tree, dict) or head not in tree:
-        return
-    if rest and isinstance(tree[head], dict):
-        _cut(tree[head], rest)
-    else:
-        del tree[head]
 
 
 def _rests_on(problem: Problem, bad: Iterable[str]) -> bool:
     used = (problem.path, *problem.concerns)
     return any(f"{one}.".startswith(f"{two}.") or f"{two}.".startswith(f"{one}.") for one in used for two in bad)
-
-
-def without_unknown(tree: Tree) -> Tree:
-    """Without the keys that this version does not know."""
-    tree = deepcopy(tree)
-    for error in _errors(_RUN, tree | {PRECISIONS: _dotted_profiles(tree.get(PRECISIONS))}):
-        if error["type"] in UNKNOWN_KEY:
-            _cut(tree, path_of(error))
-    return tree

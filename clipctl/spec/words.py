@@ -59,8 +59,8 @@ def shown(value: Any) -> str:
 
 
 def is_control(character: str) -> bool:
-    """What can break a line, a table or a script: Cc and Unicode's two line separators."""
-    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
+    """What can break a line, a table or a script: Cc, Unicode's two line separators, bytes that were no UTF-8."""
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
 
 
 def control_problems(value: Any, path: str = "") -> Iterator[Problem]:

@@ -129,8 +129,8 @@ class _Builder:
         self.lines[place] = event.start_mark.line + 1
         if isinstance(event, AliasEvent):
             raise self._refusal(event, f"*{event.anchor} refers to another value; write the value out")
-        if getattr(event, "tag", None):
-            raise self._refusal(event, f"the tag {event.tag} is not used here; leave it out")
+        if tag := getattr(event, "tag", None):
+            raise self._refusal(event, f"the tag {tag} is not used here; leave it out")
         if len(place) > MAX_DEPTH:
             raise self._refusal(event, f"is nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, MappingStartEvent):
