@@ -1,0 +1,132 @@
+"""Samples out of webdataset shards, and a count of what in them cannot be used.
+
+Nothing here decodes: a sample is the bytes of its members. Damage never ends the reading of other shards; it is
+counted by shard, told once in the log, and the loop gives up when too much of all ranks' data is bad.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import braceexpand
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's
+TEXT_SUFFIX = "txt"
+FRUITLESS_SHARDS = 100  # in a row without one pair: not damage, a wrong path or a dead file system
+TAR_BLOCK = 512  # bytes
+
+UNREADABLE = (OSError, tarfile.TarError, zlib.error, EOFError)
+
+
+class DataError(Exception):
+    """The data cannot be trained on; one line that says which and why."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    shard: str
+    image: bytes
+    text: bytes
+
+
+@dataclass
+class Tally:
+    """What a reader met since it was last asked."""
+
+    seen: int = 0  # samples, usable or not
+    bad: Counter[str] = field(default_factory=Counter)  # by shard; a lost tail or a whole shard counts as one sample
+    cut: str = ""  # the shard whose tail was lost last
+    fruitless: int = 0  # shards in a row without a pair
+    told: set[str] = field(default_factory=set)
+
+    def reject(self, shard: str, reason: object) -> None:
+        self.bad[shard] += 1
+        if shard not in self.told:
+            self.told.add(shard)
+            log.warning("%s: %s (more of this shard is only counted)", shard, reason)
+
+    def lose_tail(self, shard: str, reason: object) -> None:
+        self.seen += 1
+        self.cut = shard
+        self.reject(shard, reason)
+
+    def take(self) -> tuple[Mapping[str, int], int]:
+        """(bad by shard, seen), starting again from zero."""
+        taken = dict(self.bad), self.seen
+        self.bad, self.seen = Counter(), 0
+        return taken
+
+
+def expand(pattern: str) -> list[str]:
+    """The paths of a brace pattern, `/data/{00000..23295}.tar`. Local files only."""
+    shards = list(braceexpand.braceexpand(pattern))
+    for shard in shards:
+        if re.match(r"pipe:|[a-zA-Z][\w+.-]*://", shard):
+            raise DataError(f"{shard}: shards are read from files only, without pipe: or another scheme")
+    return shards
+
+
+def pairs(shards: Iterable[str], tally: Tally) -> Iterator[Pair]:
+    """All image-text pairs, in the order of the shards."""
+    for shard in shards:
+        found = 0
+        for sample in samples(shard, tally):
+            image = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
+            if image is not None and TEXT_SUFFIX in sample:
+                found += 1
+                yield Pair(shard, image, sample[TEXT_SUFFIX])
+            elif tally.cut != shard:  # else the rest of it went with the tail, which is counted
+                tally.reject(shard, f"sample {sample['__key__']} has no {'image' if image is None else 'text'}")
+        tally.fruitless = 0 if found else tally.fruitless + 1
+        if tally.fruitless == FRUITLESS_SHARDS:
+            raise DataError(f"{FRUITLESS_SHARDS} shards in a row gave no image-text pair, at last {shard}")
+
+
+def samples(shard: str, tally: Tally) -> Iterator[Mapping[str, Any]]:
+    """webdataset's samples: `__key__`, and the bytes of each member by its lower-case suffix."""
+
+    def twice(error: Exception) -> bool:
+        tally.reject(shard, error)
+        return True  # leaves out the member, keeps the sample
+
+    for sample in group_by_keys(_members(shard, tally), handler=twice):
+        tally.seen += 1
+        yield sample
+
+
+def _members(shard: str, tally: Tally) -> Iterator[Mapping[str, Any]]:
+    """The files of an archive up to its end, or up to where it is damaged: behind that, tar has no way to go on."""
+
+    def broken(error: Exception) -> bool:
+        tally.lose_tail(shard, error)
+        return False  # ends the iteration
+
+    tally.cut = ""
+    try:
+        with open(shard, "rb") as file:
+            for member in tar_file_iterator(file, handler=broken):
+                yield {**member, "__url__": shard}
+            if not tally.cut and shard.endswith(".tar") and not _ends_well(file):
+                tally.lose_tail(shard, "the archive is cut, or goes on behind a damaged header")
+    except UNREADABLE as error:
+        tally.lose_tail(shard, error)
+
+
+def _ends_well(file: IO[bytes]) -> bool:
+    """tarfile takes a damaged header, or the lack of one, for the archive's end: it is one where only zeros follow."""
+    while rest := file.read(1 << 20):
+        if rest.strip(b"\0"):
+            return False
+    file.seek(-TAR_BLOCK, os.SEEK_END)
+    return not file.read().strip(b"\0")
