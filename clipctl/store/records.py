@@ -29,7 +29,7 @@ class NewRun:
     cluster: str
     spec: str  # the text of run.json
     epochs: int
-    limits: Limits = Limits()  # the cluster's patience
+    limits: Limits = field(default_factory=Limits)  # the cluster's patience
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -264,10 +264,14 @@ def parent_of(text: str | None) -> Parent | None:
     return None if text is None else contract.loads(Parent, text)
 
 
-def checkpoints(connection: sqlite3.Connection, name: str) -> tuple[CheckpointRecord, ...]:
-    """In the order in which they were written along the run's attempts."""
+def checkpoints(
+    connection: sqlite3.Connection, name: str, *, attempt: int | None = None
+) -> tuple[CheckpointRecord, ...]:
+    """Of the run, or of one attempt; in the order in which they were written."""
     rows = connection.execute(
-        "SELECT path, manifest, state FROM checkpoints WHERE run = ? ORDER BY attempt, samples_seen", (name,)
+        """SELECT path, manifest, state FROM checkpoints
+           WHERE run = ? AND (? IS NULL OR attempt = ?) ORDER BY attempt, samples_seen""",
+        (name, attempt, attempt),
     ).fetchall()
     return tuple(
         CheckpointRecord(

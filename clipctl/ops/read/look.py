@@ -1,0 +1,144 @@
+"""A look at a job that may live, in memory: what its nodes wrote since the store was last told, judged as a tick would."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from clipctl import journal
+from clipctl.diagnose import diagnose
+from clipctl.domain import Evidence, Incident, JobReport, QueueSnapshot, RunState, Unobservable
+from clipctl.journal import Files, Landmarks
+from clipctl.layout import RunFolder
+from clipctl.run_state import RunFacts, run_state
+from clipctl.store.records import Answer, JobRecord, RunRecord
+from trainer.contract import Exit, Heartbeat
+
+Queue = QueueSnapshot | Unobservable | None  # None: not asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Where the newest job of a run stands."""
+
+    state: RunState
+    landmarks: Landmarks
+    report: JobReport | None = None
+    heartbeat: Heartbeat | None = None
+    incident: Incident | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What the run's folder says."""
+
+    landmarks: Landmarks
+    heartbeat: Heartbeat | None = None
+    exit: Exit | None = None
+    claimed: bool = False
+
+
+def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: float, patience: float) -> Look:
+    """Never longer than `patience` seconds: a file system that hangs is said to, and the store's word is shown."""
+    notes: tuple[str, ...] = ()
+    written = _Written(landmarks=job.landmarks)
+    try:
+        written = _within(patience, job, files)
+    except TimeoutError:
+        notes = (f"{job.folder} did not answer within {patience:g} s: this is what the store knew",)
+    except OSError as error:
+        notes = (f"{job.folder} could not be read ({error.strerror}): this is what the store knew",)
+    report = queue.jobs.get(job.identity.nonce) if isinstance(queue, QueueSnapshot) else None
+    missing_since = _missing_since(job, report, queue)
+    evidence = _evidence(job, written, report, queue, missing_since, now)
+    incident = diagnose(evidence, run.limits, now=now)
+    return Look(
+        state=_state(run, job, evidence, incident),
+        landmarks=written.landmarks,
+        report=report or job.report,
+        heartbeat=written.heartbeat,
+        incident=incident,
+        notes=notes,
+    )
+
+
+def _within(patience: float, job: JobRecord, files: Files) -> _Written:
+    """In a thread of its own, which is left behind where the file system never answers."""
+    found: list[_Written | OSError] = []
+
+    def read() -> None:
+        try:
+            found.append(_read(job, files))
+        except OSError as error:
+            found.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(patience)
+    if not found:
+        raise TimeoutError
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]
+
+
+def _read(job: JobRecord, files: Files) -> _Written:
+    folder = RunFolder(job.folder)
+    attempt = folder.attempt(job.identity.attempt)
+    # Before the events: whoever wrote exit.json had written the last event by then
+    exit_record = journal.exit_record(files, folder.job(job.identity.nonce))
+    claim = journal.claim(files, attempt)
+    landmarks, heartbeat = job.landmarks, None
+    for facts, _ in journal.read_all(files, attempt, job.cursor):
+        landmarks, heartbeat = journal.landmarks(facts.events, landmarks), facts.heartbeat
+    claimed = claim is not None and claim.nonce == job.identity.nonce
+    return _Written(landmarks=landmarks, heartbeat=heartbeat, exit=exit_record, claimed=claimed)
+
+
+def _missing_since(job: JobRecord, report: JobReport | None, queue: Queue) -> float | None:
+    if not isinstance(queue, QueueSnapshot):
+        return job.missing_since
+    if report is not None:
+        return None
+    return queue.time if job.missing_since is None else job.missing_since
+
+
+def _evidence(
+    job: JobRecord, written: _Written, report: JobReport | None, queue: Queue, missing_since: float | None, now: float
+) -> Evidence:
+    return Evidence(
+        attempt=job.identity.attempt,
+        time=now,
+        job=report,
+        observed=isinstance(queue, QueueSnapshot),
+        submitted=job.answer is Answer.ACCEPTED,
+        exit=written.exit,
+        final=written.landmarks.final,
+        diverged=written.landmarks.diverged,
+        progress=written.landmarks.progress,
+        heartbeat=written.heartbeat,
+        claimed=written.claimed,
+        missing_since=missing_since,
+        cancel_requested=job.cancel_requested,
+    )
+
+
+def _state(run: RunRecord, job: JobRecord, evidence: Evidence, incident: Incident | None) -> RunState:
+    alive = evidence.progress is not None or evidence.heartbeat is not None or evidence.claimed
+    facts = RunFacts(
+        job=evidence.job.state if evidence.job else job.state,
+        ended=not job.live or evidence.exit is not None or incident is not None,
+        submitted=evidence.submitted,
+        missing=evidence.missing_since is not None,
+        alive=alive,
+        final=evidence.final.kind if evidence.final else None,
+        held=run.hold_reason is not None,
+        cancelled=run.cancelled_at is not None,
+    )
+    return run_state(facts)
+
+
+def stored(run: RunRecord, job: JobRecord) -> Look:
+    """What the store says: for a job that is over, whose journal was read to its end."""
+    return Look(state=run.state, landmarks=job.landmarks, report=job.report)
