@@ -36,6 +36,8 @@ def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder
         exit_file=job.exit,
         log_folder=job.logs,
         ranks=spec.ranks,
+        claim_wait=cluster.limits.claim_wait,
+        rank_grace=cluster.limits.rank_grace,
         python=python,
         env=cluster.env,
         setup=cluster.setup,
