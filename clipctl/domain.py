@@ -143,6 +143,14 @@ class Unobservable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobHandle:
+    """What it takes to end a job."""
+
+    identity: JobIdentity
+    scheduler_id: str | None = None  # None: the submission was never answered
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accepted:
     scheduler_id: str
 
@@ -208,6 +216,8 @@ class Limits:
     """Patience, in seconds: fields of the cluster profile."""
 
     lost_after: NotNegative = 180.0  # successful answers that omit a job must span this before it counts as gone
+    claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
+    rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
 
 
 @dataclass(frozen=True, kw_only=True)

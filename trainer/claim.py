@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 
 def claim(folder: Path, environ: Mapping[str, str], *, wait: float) -> None:
-    """Takes the attempt in `folder` for this environment's job, or raises Fenced. OSError, ValueError: no such attempt."""
+    """Takes the attempt in `folder` for this environment's job, or raises Fenced (OSError, ValueError: no attempt)."""
     nonce = environ.get(NONCE_VARIABLE, "")
     _check_issued(folder, nonce)
     deadline = time.monotonic() + wait
