@@ -1,4 +1,4 @@
-"""Where a run stands, from facts: the one function that says so. Stored whenever a fact is written, only selected later."""
+"""Where a run stands, from facts: the one function that says so. Stored with every fact, only selected later."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunFacts:
 def run_state(facts: RunFacts) -> RunState:
     """The trainer's last word comes first; then whether a job may live; only then what people asked for.
 
-    A run that was held or cancelled while its job goes on is still running: it is held or cancelled when the job is gone.
+    A run that was held or cancelled while its job goes on is still running: held or cancelled once the job is gone.
     """
     if facts.final == EventKind.COMPLETED:
         return RunState.COMPLETED

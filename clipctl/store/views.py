@@ -208,7 +208,7 @@ def settings(record: RunRecord) -> dict[str, Any]:
     """The run's spec as launched, as plain JSON types."""
     spec = _object(record.spec).get("spec")
     if not isinstance(spec, dict):
-        raise ValueError(f"run '{record.name}' has no spec: {record.spec!r:.80}")  # noqa: TRY004
+        raise ValueError(f"run '{record.name}' has no spec: {record.spec!r:.80}")
     return spec
 
 
@@ -291,5 +291,5 @@ def decisions(connection: sqlite3.Connection, name: str) -> tuple[DecisionRecord
 def _object(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {text!r:.80}")  # noqa: TRY004
+        raise ValueError(f"expected a JSON object, found {text!r:.80}")
     return value

@@ -226,7 +226,7 @@ class Store:
             row.hold_reason = None
 
     def cancel(self, run: str, *, actor: str, basis: str, time: float) -> JobRecord | None:
-        """Final for everybody but a person who resumes. Returns the job that the scheduler must now be told to cancel."""
+        """Final for everybody but a person who resumes. Returns the live job: the scheduler must be told next."""
         entry = _Entry(kind=EntryKind.CANCEL, actor=actor, basis=basis, time=time)
         with self._deciding(run, entry) as (session, row):
             row.cancelled_at = time

@@ -1,4 +1,4 @@
-"""A look at a job that may live, in memory: what its nodes wrote since the store was last told, judged as a tick would."""
+"""A look at a job that may live, in memory: what its nodes wrote since the store last heard, judged as usual."""
 
 from __future__ import annotations
 
