@@ -20,12 +20,13 @@ class Shell(str):
 
 
 def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder: RunFolder, python: str) -> str:
-    """The job script of one submission. `python`: the interpreter on the nodes. Refused: no script for that scheduler yet."""
+    """The job script of one submission. `python`: the interpreter on the nodes. Refused: a scheduler without a script."""
     if cluster.scheduler != "local":
         message = f"cluster {cluster.name} uses {cluster.scheduler}; this version submits to the local scheduler only"
         raise Refused(message, "clipctl launch demo --cluster local")
     job, attempt = run_folder.job(identity.nonce), run_folder.attempt(identity.attempt)
-    return _environment().get_template(f"{cluster.scheduler}.sh.j2").render(
+    template = environment().get_template(f"{cluster.scheduler}.sh.j2")
+    return template.render(
         run=spec.name,
         attempt=identity.attempt,
         nonce=identity.nonce,
@@ -45,8 +46,9 @@ def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Where templates are read, with the filters `quoted` and `as_code` and a refusal of values that passed neither."""
+    made = Environment(
         loader=PackageLoader("clipctl"),
         undefined=StrictUndefined,
         finalize=_only_shell,
@@ -55,8 +57,8 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # HTML only; ours is `finalize`
     )
-    environment.filters |= {"quoted": quoted, "as_code": as_code}
-    return environment
+    made.filters |= {"quoted": quoted, "as_code": as_code}
+    return made
 
 
 def quoted(value: object) -> Shell:

@@ -1,4 +1,4 @@
-"""The presets and cluster profiles that can be named. Paths and names only: completion imports no YAML and no pydantic."""
+"""The presets and cluster profiles that can be named. Names and paths only: completion imports no pydantic."""
 
 from __future__ import annotations
 

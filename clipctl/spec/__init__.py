@@ -1,10 +1,12 @@
-"""Typed specs, patches and profiles. Imports pydantic and a YAML reader: for commands that must be instant, import it late."""
+"""Typed specs, patches and profiles. Imports pydantic and a YAML reader: instant commands import it late or never."""
+
+from __future__ import annotations
 
 from clipctl.presets import cluster_names, preset_names
 from clipctl.spec.checks import missing_data
 from clipctl.spec.cluster import Cluster, load_cluster
 from clipctl.spec.patch import Patch
-from clipctl.spec.resolve import diff, patched, resolve
+from clipctl.spec.resolve import diff, patch_of, patched, resolve
 from clipctl.spec.run import Resources, RunSpec
 from clipctl.spec.stored import spec_from_json, spec_to_json, upgrade
 
@@ -17,6 +19,7 @@ __all__ = [
     "diff",
     "load_cluster",
     "missing_data",
+    "patch_of",
     "patched",
     "preset_names",
     "resolve",

@@ -15,7 +15,7 @@ EXTENDS = "extends"
 
 
 def read_stack(path: Path, find: Callable[[str, Path], Path]) -> tuple[Document, ...]:
-    """The file and all that it extends, the base first. `find(text, file)` says which file `extends: text` means there."""
+    """The file and all that it extends, the base first. `find(text, file)`: which file `extends: text` means there."""
     stack: list[Document] = []
     seen: list[Path] = []
     while True:
@@ -30,7 +30,8 @@ def read_stack(path: Path, find: Callable[[str, Path], Path]) -> tuple[Document,
         if base is None:
             return tuple(reversed(stack))
         if not isinstance(base, str):
-            raise InvalidSpec((f"{document.source}: extends: must be one name or path, such as extends: demo",))
+            where = document.origins()[(EXTENDS,)]
+            raise InvalidSpec((f"{where}: extends: must be one name or path, such as extends: demo",))
         path = find(base, path)
 
 

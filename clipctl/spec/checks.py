@@ -63,7 +63,7 @@ def _absent(pattern: str) -> Iterator[str]:
 def _retention(spec: RunSpec) -> Iterator[Problem]:
     keep, rollback = spec.train.save.keep_last, spec.recovery.rollback_epochs
     if keep is not None and keep < rollback + 2:
-        rule = f"must be {rollback + 2} or more: a divergence goes back recovery.rollback_epochs={rollback}, and two beyond"
+        rule = f"must be {rollback + 2} or more: a divergence goes back recovery.rollback_epochs={rollback}, plus two"
         yield refused("train.save.keep_last", keep, rule, ("recovery.rollback_epochs",))
 
 
@@ -100,7 +100,7 @@ def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
 def _own_file(path: str, text: str) -> Iterator[Problem]:
     """webdataset would run `pipe:` in a shell, and fetch URLs without anybody knowing what came."""
     if _SCHEME.match(text):
-        yield refused(path, text, "must be a file; pipe: and URLs are not read: copy the data to a disk that all ranks see")
+        yield refused(path, text, "must be a file; pipe: and URLs are not read: copy it to a disk that all ranks see")
     elif not text.startswith("/"):
         meant = Path.cwd() / os.path.expandvars(os.path.expanduser(text))
         yield refused(path, text, f"must be absolute, or begin with ${{CLIPCTL_HOME}}/; try {shown(str(meant))}")

@@ -57,5 +57,6 @@ def _extended(name: str, file: Path) -> Path:
     """A user's profile that extends its own name means the packaged one that it stands before."""
     found = next((path for path in cluster_files(name) if path != file), None)
     if found is None:
-        raise InvalidSpec((f"{file}: extends: {shown(name)} is no cluster profile; there are {', '.join(cluster_names())}",))
+        known = ", ".join(cluster_names())
+        raise InvalidSpec((f"{file}: extends: {shown(name)} is no cluster profile; there are {known}",))
     return found

@@ -17,7 +17,7 @@ PRECISIONS = "precisions"
 
 
 def leaves(patch: Patch) -> dict[Place, Any]:
-    """Every value of a patch, or of a tree, by its place: `{"train": {"optim.lr": 1}}` is `{("train", "optim", "lr"): 1}`."""
+    """Every value of a patch or a tree by its place: `{"train": {"optim.lr": 1}}` has one at ("train", "optim", "lr")."""
     return {place: value for place, value in _leaves(patch, ()) if place}
 
 
@@ -72,14 +72,14 @@ def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cut(tree: Any, path: str) -> None:
-    """Removes what is at the path; inside a list, the whole list."""
+    """Removes what is at a dotted path, where there is something; numbers lead into lists."""
     head, _, rest = path.partition(".")
-    if not isinstance(tree, dict) or head not in tree:
-        return
-    if rest and isinstance(tree[head], dict):
-        cut(tree[head], rest)
-    else:
-        del tree[head]
+    if isinstance(tree, list):
+        cut(tree[int(head)], rest)
+    elif isinstance(tree, dict) and rest:
+        cut(tree.get(head), rest)
+    elif isinstance(tree, dict):
+        tree.pop(head, None)
 
 
 def _put_all(tree: Tree, values: Mapping[Place, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,15 @@ FILE_ENDINGS = (".yaml", ".yml")
 def resolve(argument: str, *, sets: Sequence[str] = (), name: str | None = None, cluster: str | None = None) -> RunSpec:
     """The spec that `launch ARGUMENT --set ... --name ... --cluster ...` means.
 
-    An argument with `/` or a YAML ending is a file, anything else a preset. NotFound, or InvalidSpec with every mistake.
+    An argument with `/` or a YAML ending is a file, anything else a preset. NotFound, or InvalidSpec: every mistake.
     """
     file = _file_of(argument, Path.cwd())
     stack = read_stack(file, lambda text, extending: _file_of(text, extending.parent))
     tree, origins = stacked(stack)
     if _is_file(argument) and "name" not in stack[-1].tree:
         tree["name"] = file.stem  # not the name of what it extends: that is another run
-    patch = _parsed(sets) | {key: value for key, value in (("name", name), ("cluster", cluster)) if value is not None}
-    origins |= {place: "" for place in leaves(patch)}
-    return _settled(changed(tree, patch), origins)
+    patch = patch_of(sets) | {key: value for key, value in (("name", name), ("cluster", cluster)) if value is not None}
+    return _settled(changed(tree, patch), _without(origins, leaves(patch)))
 
 
 def patched(spec: RunSpec, patch: Patch) -> RunSpec:
@@ -46,7 +45,7 @@ def patched(spec: RunSpec, patch: Patch) -> RunSpec:
 def diff(spec: RunSpec, other: RunSpec) -> dict[str, Any]:
     """The patch that leads from `spec` to `other`."""
     before, after = flat(tree_of(spec)), flat(tree_of(other))
-    return {path: after.get(path) for path in before | after if before.get(path) != after.get(path)}
+    return {path: value for path, value in after.items() if path not in before or before[path] != value}
 
 
 def _is_file(argument: str) -> bool:
@@ -63,7 +62,7 @@ def _file_of(argument: str, folder: Path) -> Path:
     raise NotFound(f"no preset {shown(argument)}; {instead} (a file is given with a / or .yaml)", "clipctl presets")
 
 
-def _parsed(sets: Iterable[str]) -> dict[str, Any]:
+def patch_of(sets: Iterable[str]) -> dict[str, Any]:
     """The patch that all --set together mean; of two for the same key the last one wins."""
     patch: dict[str, Any] = {}
     for text in sets:
@@ -72,6 +71,13 @@ def _parsed(sets: Iterable[str]) -> dict[str, Any]:
             raise InvalidSpec((f"--set {shown(text)}: must be KEY=VALUE, such as --set train.optim.lr=5e-4",))
         patch[key.strip()] = parse_value(value, f"--set {key.strip()}")
     return patch
+
+
+def _without(origins: Mapping[Place, str], typed: Iterable[Place]) -> dict[Place, str]:
+    """No file and line for what was typed on the command line, nor for what is above or below it there."""
+    typed = tuple(typed)
+    left = {at: where for at, where in origins.items() if not any(at[: len(place)] == place for place in typed)}
+    return {place[:length]: "" for place in typed for length in range(1, len(place) + 1)} | left
 
 
 def _settled(tree: Tree, origins: dict[Place, str]) -> RunSpec:
@@ -92,7 +98,7 @@ def _settled(tree: Tree, origins: dict[Place, str]) -> RunSpec:
 
 
 def _auto_ranks(cluster: Cluster | None) -> int:
-    """A rank a GPU; on a machine without them two where there are two cores, so that the ranks' agreement is at work."""
+    """A rank a GPU; without GPUs two where there are two cores, so that the agreement of ranks is at work."""
     if cluster is not None and cluster.gpus_per_node is not None:
         return cluster.gpus_per_node
     return min(2, len(os.sched_getaffinity(0)))

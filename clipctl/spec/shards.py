@@ -1,4 +1,4 @@
-"""Shard patterns: /data/{00000..23295}.tar as the shell and webdataset read it, and nothing that they read differently."""
+"""Shard patterns: /data/{00000..23295}.tar as shell and webdataset read it, and nothing that they read differently."""
 
 from __future__ import annotations
 

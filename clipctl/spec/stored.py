@@ -41,7 +41,8 @@ def upgrade(raw: Tree, schema: object) -> Tree:
     if schema == SCHEMA and isinstance(raw, dict):
         return raw
     if isinstance(schema, int) and schema > SCHEMA:
-        raise Damaged(f"run.json has schema {schema}, this clipctl reads up to {SCHEMA}", "pip install --upgrade clipctl")
+        newer = f"run.json has schema {schema}, this clipctl reads up to {SCHEMA}"
+        raise Damaged(newer, "pip install --upgrade clipctl")
     raise Damaged(f"run.json has schema {schema!r:.40}, which never was")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -125,9 +126,16 @@ def _mended(tree: Tree, bad: Iterable[str]) -> Tree:
     """Without the wrong values, and with stand-ins for the ones that must be there."""
     tree = deepcopy(tree)
     for path in bad:
-        cut(tree, "train.zeroshot" if path.startswith("train.zeroshot.") else path)
+        cut(tree, _removable(path))
     present = flat(tree)
     return changed(tree, {path: value for path, value in _STAND_INS.items() if path not in present})
+
+
+def _removable(path: str) -> str:
+    """What can be left out as a whole around a wrong value: the list that it is in, or the optional section."""
+    if path.startswith("train.zeroshot."):
+        return "train.zeroshot"
+    return re.split(r"\.\d+(?:\.|$)", path)[0]
 
 
 def _rests_on(problem: Problem, bad: Iterable[str]) -> bool:

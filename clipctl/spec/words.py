@@ -114,7 +114,8 @@ def explained(error: ErrorDetails, known: Collection[str]) -> Problem:
 def _choice(error: ErrorDetails) -> str:
     words = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
     near = nearest(str(error["input"]), words)
-    return f"must be one of {', '.join(words)}" + (f"; did you mean {near}?" if near else "")
+    choice = f"one of {', '.join(words)}" if len(words) > 1 else words[0]
+    return f"must be {choice}" + (f"; did you mean {near}?" if near else "")
 
 
 def _whole_number(error: ErrorDetails) -> str:

@@ -119,7 +119,8 @@ class _Builder:
             return tree
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            rule = f"is not YAML: {error.problem or error.context}; text with one of [ ] {{ }} : # * & ! @ % may need quotes"
+            quotes = "text with one of [ ] { } : # * & ! @ % may need quotes"
+            rule = f"is not YAML: {error.problem or error.context}; {quotes}"
             raise self._error(mark.line + 1 if mark else 1, rule) from None
         except ReaderError as error:
             line = text[: error.position].count("\n") + 1
