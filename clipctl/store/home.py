@@ -11,10 +11,11 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from clipctl.errors import ClipctlError, Damaged, Refused, Unavailable
+from clipctl.store import migrate
 
 DATABASE = "clipctl.db"
 BUSY_SECONDS = 30.0  # writers queue; each holds the lock for milliseconds
@@ -78,10 +79,14 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def decoded(path: Path) -> Iterator[None]:
-    """Around reads alone: stored text that cannot be what was written (no JSON, no known word)."""
+    """Around reads alone: stored text that cannot be what was written (no JSON, no known word, no such column)."""
     try:
         yield
     except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    except (LookupError, TypeError) as error:  # ours, unless the file is not what we wrote
+        if is_sound(path):
+            raise
         raise _damaged(path, str(error)) from error
 
 
@@ -97,13 +102,11 @@ def _explain(error: sqlite3.Error, path: Path) -> ClipctlError | None:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether SQLite finds nothing wrong with the file's structure. Reads all of it."""
+    """Whether SQLite finds nothing wrong with the file's structure, and the schema is ours. Reads all of it."""
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-        try:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-        finally:
-            connection.close()
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            ok = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            return ok and migrate.has_our_schema(connection)
     except sqlite3.Error:
         return False
 

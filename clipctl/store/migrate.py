@@ -38,6 +38,21 @@ def schema_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0])
 
 
+def has_our_schema(connection: sqlite3.Connection) -> bool:
+    """Whether tables, indexes and views read as the migrations wrote them."""
+    fresh = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for step in migrations():
+            _apply(fresh, step)
+        return _definitions(fresh) == _definitions(connection)
+    finally:
+        fresh.close()
+
+
+def _definitions(connection: sqlite3.Connection) -> set[tuple[object, ...]]:
+    return set(map(tuple, connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()))
+
+
 def refuse_newer(found: int, path: Path) -> None:
     if found > NEWEST:
         raise Refused(
