@@ -20,7 +20,7 @@ class Shell(str):
 
 
 def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder: RunFolder, python: str) -> str:
-    """The job script of one submission. `python`: the interpreter on the nodes. Refused: a scheduler without a script."""
+    """The script of one submission. `python`: the interpreter on the nodes. Refused: a scheduler without a template."""
     if cluster.scheduler != "local":
         message = f"cluster {cluster.name} uses {cluster.scheduler}; this version submits to the local scheduler only"
         raise Refused(message, "clipctl launch demo --cluster local")

@@ -17,7 +17,7 @@ PRECISIONS = "precisions"
 
 
 def leaves(patch: Patch) -> dict[Place, Any]:
-    """Every value of a patch or a tree by its place: `{"train": {"optim.lr": 1}}` has one at ("train", "optim", "lr")."""
+    """Every value of a patch or a tree by its place: {"train": {"optim.lr": 1}} has one at ("train", "optim", "lr")."""
     return {place: value for place, value in _leaves(patch, ()) if place}
 
 

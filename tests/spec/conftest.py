@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+SOAK = os.environ.get("CLIPCTL_SOAK") == "1"
+# The same examples every time, and no file left behind; `make soak` looks further.
+settings.register_profile(
+    "spec", deadline=None, derandomize=not SOAK, database=None, max_examples=3000 if SOAK else 100
+)
+settings.load_profile("spec")
 
 
 @pytest.fixture(autouse=True)
