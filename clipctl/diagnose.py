@@ -17,11 +17,11 @@ def diagnose(evidence: Evidence, limits: Limits, *, now: float) -> Incident | No
         return _diverged(evidence, evidence.diverged)
     if evidence.final is not None:
         return _ended_with_a_word(evidence, evidence.final)
-    if evidence.cancel_requested and (evidence.exit is not None or _gone(evidence, limits, now)):
+    if evidence.cancel_requested and (evidence.exit is not None or gone(evidence, limits, now)):
         return _incident(evidence, IncidentKind.CANCELLED_BY_USER, "cancelled before the trainer's last word")
     if evidence.exit is not None:
         return _ended_with_a_code(evidence, evidence.exit.code)
-    if _gone(evidence, limits, now):
+    if gone(evidence, limits, now):
         return _lost(evidence, now)
     return None
 
@@ -87,7 +87,7 @@ def _signal(code: int) -> str:
     return f" (signal {code - 128})" if 128 < code < 160 else ""
 
 
-def _gone(evidence: Evidence, limits: Limits, now: float) -> bool:
+def gone(evidence: Evidence, limits: Limits, now: float) -> bool:
     """Only answers count: a scheduler that was not asked, or did not answer, has said nothing about the job."""
     if not evidence.observed:
         return False

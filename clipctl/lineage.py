@@ -1,4 +1,4 @@
-"""Which checkpoints lie on the way to where a run stands: an attempt's own, then its parent's up to that parent, and so on."""
+"""Which checkpoints lie on the way to where a run stands: an attempt's own, its parent's up to there, and so on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EPOCH_FILE = re.compile(r"epoch_(\d+)\.pt")
 
 
 def line_of(history: History) -> tuple[CheckpointRecord | Parent, ...]:
-    """Newest first. What was rolled back over is not on it; a foreign file that the run began with is its last entry."""
+    """Newest first. What was rolled back over is not on it; a foreign file that the run began with comes last."""
     found: list[CheckpointRecord | Parent] = []
     attempts = {attempt.number: attempt for attempt in history.attempts}
     attempt: AttemptRecord | None = history.attempts[-1] if history.attempts else None
@@ -20,8 +20,8 @@ def line_of(history: History) -> tuple[CheckpointRecord | Parent, ...]:
         found += _of_attempt(history, attempt.number, limit)
         parent = parent_record(history, attempt)
         if parent is None:
-            if attempt.parent_path is not None and attempt.parent_digest is None:
-                found.append(foreign(attempt.parent_path))
+            if attempt.parent_path is not None:
+                found.append(foreign(attempt.parent_path, attempt.parent_digest))
             return tuple(found)
         limit = parent.manifest.samples_seen
         # A parent was there before its child: numbers only fall, so that damaged records cannot lead in a circle.
@@ -44,10 +44,10 @@ def position(checkpoint: CheckpointRecord | Parent) -> tuple[int, int]:
     return checkpoint.manifest.epochs_done, checkpoint.manifest.step_in_epoch
 
 
-def foreign(path: str) -> Parent:
-    """A file without manifest, open_clip's for instance: its name alone says how many epochs were done."""
+def foreign(path: str, digest: str | None = None) -> Parent:
+    """A file of another run or of open_clip's, the latter without digest: the name says how many epochs were done."""
     match = _EPOCH_FILE.search(path)
-    return Parent(path=path, epochs_done=int(match[1]) if match else 0)
+    return Parent(path=path, digest=digest, epochs_done=int(match[1]) if match else 0)
 
 
 def _of_attempt(history: History, number: int, limit: int | None) -> list[CheckpointRecord]:

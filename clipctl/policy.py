@@ -1,4 +1,4 @@
-"""How a run goes on: a Decision from its History. Pure, ordered rules, the first that applies is chosen, with its basis."""
+"""How a run goes on: a Decision from its History. Ordered rules; the first that applies is chosen, with its basis."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def decide(history: History, incident: Incident | None, recovery: RecoverySpec, 
         return Wait(basis="how the newest attempt ended is not known yet")
     if incident.kind is IncidentKind.DIVERGED:
         return _after_divergence(history, incident, recovery)
-    return _after_another_end(history, incident)
+    return _after_another_end(history, incident, recovery)
 
 
 def _after_divergence(history: History, incident: Incident, recovery: RecoverySpec) -> Decision:
     current = _precision(history.attempts[-1])
-    parent, why = _before_onset(history, incident, recovery.rollback_epochs)
+    parent, why = parent_after(history, incident, recovery)
     for precision in _next_precisions(recovery, current):
         remedy = Remedy(parent=parent, patch={"train.precision": str(precision)})
         if not objections(remedy, history):
@@ -71,16 +71,13 @@ def _after_divergence(history: History, incident: Incident, recovery: RecoverySp
     return Hold(basis=f"{_onset(incident)}; after {current} the ladder {ladder} has no precision left to try")
 
 
-def _after_another_end(history: History, incident: Incident) -> Decision:
-    for checkpoint in line_of(history):
-        remedy = Remedy(parent=checkpoint)
-        if not objections(remedy, history):
-            return Resubmit(remedy=remedy, basis=f"{incident.kind}; the newest good checkpoint, same settings")
-    remedy = Remedy(parent=None)
+def _after_another_end(history: History, incident: Incident, recovery: RecoverySpec) -> Decision:
+    parent, why = parent_after(history, incident, recovery)
+    remedy = Remedy(parent=parent)
     refused = objections(remedy, history)
     if refused:
         return Hold(basis=f"{incident.kind}; {refused[0].text}")
-    return Resubmit(remedy=remedy, basis=f"{incident.kind}; no checkpoint yet: from the start, same settings")
+    return Resubmit(remedy=remedy, basis=f"{incident.kind}; {why}, same settings")
 
 
 def _next_precisions(recovery: RecoverySpec, current: Precision) -> tuple[Precision, ...]:
@@ -88,19 +85,20 @@ def _next_precisions(recovery: RecoverySpec, current: Precision) -> tuple[Precis
     return ladder[ladder.index(current) + 1 :] if current in ladder else ()
 
 
-def _before_onset(
-    history: History, incident: Incident, rollback_epochs: int
+def parent_after(
+    history: History, incident: Incident | None, recovery: RecoverySpec
 ) -> tuple[CheckpointRecord | Parent | None, str]:
-    """Newest usable checkpoint of the line with at most (onset's epoch - 1 - rollback) epochs done, and why that one."""
-    finished = max((incident.epoch or 1) - 1, 0)
-    target = finished - rollback_epochs
-    why = f"{finished} epochs were done, {rollback_epochs} before them are given up"
+    """Where to go on after such an end, and why there. None: from the start."""
     usable = [checkpoint for checkpoint in line_of(history) if _is_usable(checkpoint, history)]
+    if incident is None or incident.kind is not IncidentKind.DIVERGED:
+        return (usable[0], "the newest good checkpoint") if usable else (None, "no checkpoint yet: from the start")
+    finished = max((incident.epoch or 1) - 1, 0)
+    why = f"{finished} epochs were done, {recovery.rollback_epochs} before them are given up"
     for checkpoint in usable:
-        if position(checkpoint) <= (target, 0):
+        if position(checkpoint) <= (finished - recovery.rollback_epochs, 0):
             return checkpoint, why
     root = usable[-1] if usable and isinstance(usable[-1], Parent) else None
-    return root, why + "; nothing older than the run's own start"
+    return root, f"{why}: from the run's own start"
 
 
 def _is_usable(checkpoint: CheckpointRecord | Parent, history: History) -> bool:
@@ -120,7 +118,7 @@ def _precision(attempt: AttemptRecord) -> Precision:
 
 
 def objections(remedy: Remedy, history: History, *, settings: str | None = None) -> tuple[Objection, ...]:
-    """Why `remedy` should not be. `settings` is the digest of what would run, where the caller knows more than the patch."""
+    """Why `remedy` should not be. `settings`: digest of what would run, where the caller knows more than the patch."""
     return tuple(_all_objections(remedy, history, settings or settings_after(remedy.patch, history)))
 
 

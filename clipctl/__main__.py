@@ -1,0 +1,5 @@
+"""`python -m clipctl`."""
+
+from clipctl.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""presets, validate, data: what can be launched, and what it is launched on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipctl.cli.app import AsJson, Sets, app, complete_preset
+from clipctl.cli.words import say, say_json
+
+SCHEMA = 1  # of the JSON that these commands print
+
+presets = typer.Typer(help="What can be launched by name.", rich_markup_mode=None, invoke_without_command=True)
+data = typer.Typer(help="Make data sets.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(presets, name="presets")
+app.add_typer(data, name="data")
+
+
+@presets.callback()
+def list_presets(context: typer.Context, as_json: AsJson = False) -> None:
+    """The presets and cluster profiles that can be named."""
+    from clipctl.presets import cluster_names, preset_names
+
+    if context.invoked_subcommand is not None:
+        return
+    if as_json:
+        return say_json({"schema": SCHEMA, "presets": preset_names(), "clusters": cluster_names()})
+    say("presets", *(f"  {name}" for name in preset_names()))
+    say("clusters", *(f"  {name}" for name in cluster_names()))
+    say("clipctl presets show NAME")
+
+
+@presets.command("show")
+def show_preset(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_preset)],
+    as_json: AsJson = False,
+) -> None:
+    """A preset or cluster profile, as it is written; with --json, a preset with every value resolved."""
+    from clipctl.errors import NotFound
+    from clipctl.presets import cluster_files, preset_file
+
+    file = preset_file(name) or next(iter(cluster_files(name)), None)
+    if file is None:
+        raise NotFound(f"there is no preset or cluster '{name}'", hint="clipctl presets")
+    if as_json:
+        return _resolved(name)
+    say(file.read_text(encoding="utf-8").rstrip("\n"))
+
+
+def _resolved(argument: str) -> None:
+    from clipctl.spec import resolve
+
+    spec = resolve(argument)
+    say_json({"schema": SCHEMA, "spec": spec.model_dump(mode="json")})
+
+
+@app.command()
+def validate(
+    argument: Annotated[str, typer.Argument(metavar="PRESET|FILE", autocompletion=complete_preset)],
+    sets: Sets = None,
+) -> None:
+    """Say every mistake in a spec, each with its place and what to type instead."""
+    from clipctl.spec import resolve
+
+    spec = resolve(argument, sets=sets or ())
+    say(f"{argument} is a valid spec: run {spec.name} on {spec.cluster}, {spec.ranks} ranks")
+
+
+@data.command("digits")
+def digits(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="$CLIPCTL_HOME/data/digits where not given.")
+    ] = None,
+) -> None:
+    """Handwritten digits as webdataset shards, from the images that scikit-learn ships: the demo's data."""
+    from clipctl.home import home
+    from clipctl.ops.digits import write_digits
+
+    made = write_digits((folder or home() / "data" / "digits").absolute())
+    say(f"{made.folder}: {made.train_samples} images to train on, {made.test_samples} held out")

@@ -1,0 +1,170 @@
+"""One look at jobs: one poll of their scheduler and what their nodes wrote, stored, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from clipctl import journal
+from clipctl.backends import Backend
+from clipctl.backends.local import LocalBackend
+from clipctl.diagnose import diagnose, gone
+from clipctl.domain import (
+    ENDED_STATES,
+    Evidence,
+    Incident,
+    JobReport,
+    JobState,
+    JournalFacts,
+    Limits,
+    QueueSnapshot,
+    Unobservable,
+)
+from clipctl.errors import Refused
+from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
+from clipctl.journal import Files, LocalFiles
+from clipctl.layout import RunFolder
+from clipctl.ops.clock import Clock
+from clipctl.spec import Cluster
+from clipctl.store import Answer, JobRecord
+from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
+
+if TYPE_CHECKING:
+    from clipctl.store.writer import Store
+
+LOG_LINES = 8  # of evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    job: JobRecord  # as stored after this look
+    evidence: Evidence
+    incident: Incident | None
+    unobservable: str = ""  # why the scheduler could not be asked
+
+    @property
+    def over(self) -> bool:
+        """The job has ended for certain."""
+        return not self.job.live
+
+
+def backend_of(cluster: Cluster) -> Backend:
+    """Refused: this version cannot submit there."""
+    if cluster.scheduler != "local":
+        message = f"cluster {cluster.name} uses {cluster.scheduler}; this version submits to the local scheduler only"
+        raise Refused(message, "clipctl launch demo --cluster local")
+    return LocalBackend()
+
+
+def observe(
+    jobs: Sequence[JobRecord],
+    *,
+    backend: Backend,
+    limits: Limits,
+    store: Store,
+    clock: Clock,
+    files: Files | None = None,
+) -> tuple[Observation, ...]:
+    """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing."""
+    if not jobs:
+        return ()
+    since = datetime.fromtimestamp(min(job.identity.submitted_at for job in jobs), UTC)
+    answer = backend.poll(since) if any(job.live for job in jobs) else Unobservable(reason="nothing to ask for")
+    return tuple(_look(job, answer, limits, store, clock, files or LocalFiles()) for job in jobs)
+
+
+def _look(
+    job: JobRecord, answer: QueueSnapshot | Unobservable, limits: Limits, store: Store, clock: Clock, files: Files
+) -> Observation:
+    identity = job.identity
+    report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
+    if job.live and isinstance(answer, QueueSnapshot):
+        store.observed(identity.nonce, report, time=answer.time)
+    # Before the events: whoever wrote exit.json had written the last event by then.
+    exit_record = journal.exit_record(files, RunFolder(job.folder).job(identity.nonce))
+    heartbeat = _ingest(job, store, clock, files)
+    job = store.job(identity.nonce)
+    evidence = _evidence(job, report, answer, exit_record, heartbeat, clock.now(), files)
+    incident = diagnose(evidence, limits, now=evidence.time)
+    if incident is not None:
+        store.ingest(identity.run, identity.attempt, JournalFacts(), job.cursor, time=evidence.time, incident=incident)
+    if job.live and (basis := _end(evidence, limits)):
+        state = _end_state(report, exit_record)
+        code = exit_record.code if exit_record else None
+        store.ended(identity.nonce, state=state, basis=basis, time=evidence.time, exit_code=code)
+        job = store.job(identity.nonce)
+    reason = answer.reason if isinstance(answer, Unobservable) and job.live else ""
+    return Observation(job=job, evidence=evidence, incident=incident, unobservable=reason)
+
+
+def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files) -> Heartbeat | None:
+    identity = job.identity
+    folder = RunFolder(job.folder).attempt(identity.attempt)
+    heartbeat = None
+    for facts, cursor in journal.read_all(files, folder, job.cursor):
+        heartbeat = facts.heartbeat
+        if facts.events:
+            store.ingest(identity.run, identity.attempt, facts, cursor, time=clock.now())
+    listed = journal.checkpoints(files, folder)
+    newest = store.job(identity.nonce).cursor
+    store.ingest(identity.run, identity.attempt, JournalFacts(), newest, time=clock.now(), checkpoints=listed)
+    return heartbeat
+
+
+def _evidence(
+    job: JobRecord,
+    report: JobReport | None,
+    answer: QueueSnapshot | Unobservable,
+    exit_record: Exit | None,
+    heartbeat: Heartbeat | None,
+    now: float,
+    files: Files,
+) -> Evidence:
+    folder = RunFolder(job.folder)
+    claim = journal.claim(files, folder.attempt(job.identity.attempt))
+    final = job.landmarks.final
+    ended = final is not None or exit_record is not None or job.missing_since is not None
+    unexplained = final is None or final.kind == EventKind.CRASHED
+    return Evidence(
+        attempt=job.identity.attempt,
+        time=now,
+        job=report,
+        observed=isinstance(answer, QueueSnapshot),
+        submitted=job.answer is Answer.ACCEPTED,
+        exit=exit_record,
+        final=final,
+        diverged=job.landmarks.diverged,
+        progress=job.landmarks.progress,
+        heartbeat=heartbeat,
+        claimed=claim is not None and claim.nonce == job.identity.nonce,
+        missing_since=job.missing_since,
+        cancel_requested=job.cancel_requested,
+        log_tail=_log_tail(job, files) if ended and unexplained else (),
+    )
+
+
+def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
+    folder = RunFolder(job.folder).job(job.identity.nonce)
+    return tail(files, rank_log(folder, 0), LOG_LINES) or tail(files, folder.logs / SCRIPT_LOG, LOG_LINES)
+
+
+def _end(evidence: Evidence, limits: Limits) -> str:
+    """Why the job is over for certain; empty: it is not. The last word is not enough: ranks may still be saving."""
+    report = evidence.job
+    if report is not None and report.state in ENDED_STATES:
+        return f"the scheduler says {report.state}"
+    if report is not None and report.state is not JobState.COMPLETING:
+        return ""  # the script's trap may have run, but something of it still lives
+    if evidence.exit is not None:
+        return f"exit.json says code {evidence.exit.code}"
+    return "absent from the scheduler's answers" if gone(evidence, limits, evidence.time) else ""
+
+
+def _end_state(report: JobReport | None, exit_record: Exit | None) -> JobState:
+    if report is not None and report.state in ENDED_STATES:
+        return report.state
+    if exit_record is None:
+        return JobState.UNKNOWN
+    return JobState.COMPLETED if exit_record.code == ExitCode.COMPLETED else JobState.FAILED

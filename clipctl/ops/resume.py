@@ -1,0 +1,243 @@
+"""How a run goes on: what policy proposes or a person asks for, shown as a plan before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipctl import policy
+from clipctl.domain import (
+    AttemptRecord,
+    CheckpointRecord,
+    CheckpointState,
+    Decision,
+    History,
+    Hold,
+    Objection,
+    Remedy,
+    Resubmit,
+    RunState,
+)
+from clipctl.errors import NotFound, Refused
+from clipctl.journal import LocalFiles
+from clipctl.layout import RunFolder
+from clipctl.lineage import foreign, line_of, position
+from clipctl.ops import execute
+from clipctl.provenance import changed_since
+from clipctl.spec import Cluster
+from clipctl.store import RunRecord
+from trainer.contract import Parent, Stream
+from trainer.schedule import Geometry, learning_rate
+from trainer.verify import damage, read_manifest
+
+if TYPE_CHECKING:
+    from clipctl.store.writer import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a person asked for; empty: whatever policy proposes."""
+
+    epoch: int | None = None  # training restarts *with* this epoch
+    step: int | None = None
+    checkpoint: Path | None = None
+    patch: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names_a_parent(self) -> bool:
+        return self.epoch is not None or self.step is not None or self.checkpoint is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePlan:
+    record: RunRecord
+    remedy: Remedy
+    basis: str
+    start: execute.Start
+    changes: Mapping[str, tuple[Any, Any]]  # dotted path -> before, after; against the newest attempt
+    before: Geometry
+    after: Geometry
+    objections: tuple[Objection, ...]
+    versions: tuple[str, ...]  # what else changed since the parent was written
+    number: int  # of the attempt that would be
+
+    @property
+    def start_position(self) -> tuple[int, int]:
+        """(epochs done, steps into the next), in the new geometry."""
+        parent = self.remedy.parent
+        if parent is None:
+            return 0, 0
+        epochs, into = position(parent)
+        if not into or not isinstance(parent, CheckpointRecord) or not self.fresh_stream:
+            return epochs, into
+        stream = parent.manifest.stream
+        return epochs, self.after.steps_for(into * stream.batch_size * stream.ranks)
+
+    @property
+    def fresh_stream(self) -> bool:
+        """Inside an epoch, with another batch, ranks or workers: its data cannot be taken up where it was left."""
+        parent = self.remedy.parent
+        if not isinstance(parent, CheckpointRecord) or parent.manifest.step_in_epoch == 0:
+            return False
+        train, origin = self.start.spec.train, parent.manifest.stream.origin
+        now = Stream(
+            batch_size=train.batch_size, ranks=self.start.spec.ranks, workers=train.data.workers, origin=origin
+        )
+        return now != parent.manifest.stream
+
+    @property
+    def first_rate(self) -> float:
+        epochs, into = self.start_position
+        total = self.after.steps_per_epoch * self.start.spec.train.epochs
+        return learning_rate(self.start.spec.train.optim, epochs * self.after.steps_per_epoch + into, total)
+
+    @property
+    def samples_seen(self) -> int:
+        parent = self.start.parent
+        return parent.samples_seen if parent else 0
+
+
+def plan(run: str, wish: Wish, *, store: Store, cluster: Cluster) -> ResumePlan:
+    """What resuming would do, with every objection to it. The run was observed right before.
+
+    NotFound: no such checkpoint. Refused: policy proposes nothing, or a file of another program is damaged.
+    """
+    record = store.run(run)
+    history, remedy, basis = _sound_remedy(wish, record, store)
+    newest = history.attempts[-1]
+    spec = execute.current_spec(record, newest)
+    start = execute.start_after(remedy, record, newest, cluster)
+    return ResumePlan(
+        record=record,
+        remedy=remedy,
+        basis=basis,
+        start=start,
+        changes=execute.changes(spec, start.spec),
+        before=Geometry.of(spec.train, spec.ranks),
+        after=Geometry.of(start.spec.train, start.spec.ranks),
+        objections=(*policy.objections(remedy, history, settings=start.settings_digest), *_nothing_left(remedy, start)),
+        versions=changed_since(LocalFiles(), start.folder, _written_by(remedy, newest)),
+        number=newest.number + 1,
+    )
+
+
+def refuse(plan: ResumePlan, force: tuple[str, ...]) -> None:
+    """Refused, with all that stands against the plan and that `force` does not overrule by name."""
+    against = [item for item in plan.objections if item.final or item.name not in force]
+    if not against:
+        return
+    hint = next((item.hint for item in against if item.hint), "")
+    if not any(item.final for item in against):
+        hint += " | " * bool(hint) + " ".join(f"--force {item.name}" for item in against) + " overrules"
+    raise Refused("\n".join(f"{item.text} ({item.name})" for item in against), hint)
+
+
+def decision(plan: ResumePlan, force: tuple[str, ...]) -> Resubmit:
+    overruled = [item.name for item in plan.objections if item.name in force]
+    basis = plan.basis + (f"; overruled: {', '.join(overruled)}" if overruled else "")
+    return Resubmit(remedy=plan.remedy, basis=basis)
+
+
+# --- what to start from -----------------------------------------------------------------------------
+
+
+def _sound_remedy(wish: Wish, record: RunRecord, store: Store) -> tuple[History, Remedy, str]:
+    """Every byte of the parent is read before it is proposed; a damaged one is marked, and not chosen again."""
+    while True:
+        history = store.history(record.name)
+        remedy, basis = _remedy(wish, history, record)
+        parent = remedy.parent
+        if not isinstance(parent, CheckpointRecord) or parent.state is CheckpointState.DAMAGED:
+            return history, remedy, basis
+        intact = damage(RunFolder(record.folder).resolve(parent.path), parent.manifest) is None
+        if parent in history.checkpoints:
+            store.checked(record.name, parent.path, CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED)
+        if intact:
+            return history, remedy, basis
+
+
+def _remedy(wish: Wish, history: History, record: RunRecord) -> tuple[Remedy, str]:
+    newest = history.attempts[-1]
+    recovery = execute.current_spec(record, newest).recovery
+    if wish.names_a_parent:
+        return Remedy(parent=_named(wish, history, record), patch=wish.patch), "asked for by a person"
+    if wish.patch:
+        parent, why = policy.parent_after(history, newest.incident, recovery)
+        return Remedy(parent=parent, patch=wish.patch), f"{why}; changes asked for by a person"
+    # What a person decided before is an objection below, by its name; what policy would do otherwise is the question.
+    asked = replace(history, state=RunState.STOPPED) if history.state in _A_PERSONS_WORD else history
+    chosen = policy.decide(asked, newest.incident, recovery, now=0.0)
+    if isinstance(chosen, Resubmit):
+        return chosen.remedy, chosen.basis
+    raise Refused(f"run '{record.name}': {chosen.basis}", _instead(chosen, history))
+
+
+_A_PERSONS_WORD = (RunState.HELD, RunState.CANCELLED)
+
+
+def _instead(chosen: Decision, history: History) -> str:
+    run = history.run
+    if isinstance(chosen, Hold):
+        return f"clipctl resume {run} --epoch N --set KEY=VALUE"
+    if history.state is RunState.COMPLETED:
+        return f"clipctl resume {run} --set train.epochs=N goes on beyond its end"
+    return f"clipctl cancel {run}" if any(attempt.live for attempt in history.attempts) else f"clipctl status {run}"
+
+
+def _named(wish: Wish, history: History, record: RunRecord) -> CheckpointRecord | Parent | None:
+    """The checkpoint that was asked for. Of two with one position the one on the way to where the run stands."""
+    if wish.checkpoint is not None:
+        return _file(wish.checkpoint, history, record)
+    if wish.epoch == 1:
+        return None
+    wanted = f"epoch_{(wish.epoch or 1) - 1}.pt" if wish.epoch is not None else f"step_{wish.step}.pt"
+    line = [item for item in line_of(history) if isinstance(item, CheckpointRecord)]
+    for item in [*line, *reversed(history.checkpoints)]:
+        if item.manifest.file == wanted and RunFolder(record.folder).resolve(item.path).exists():
+            return item
+    there = sorted({item.manifest.epochs_done + 1 for item in line if item.manifest.step_in_epoch == 0} | {1})
+    raise NotFound(
+        f"run '{record.name}' has no checkpoint {wanted}",
+        hint=f"clipctl checkpoints {record.name} (--epoch can be {', '.join(map(str, there))})",
+    )
+
+
+def _file(path: Path, history: History, record: RunRecord) -> CheckpointRecord | Parent:
+    """A record of this run; a checkpoint of another run of ours, with its manifest; or a file of open_clip's."""
+    path = path.expanduser().absolute()
+    stored = RunFolder(record.folder).relative(path)
+    known = next((item for item in history.checkpoints if item.path == stored), None)
+    if known is not None and path.exists():
+        return known
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file", hint=f"clipctl checkpoints {record.name}")
+    try:
+        manifest = read_manifest(path)
+    except ValueError as error:
+        raise Refused(f"{path}: its manifest cannot be read: {error}", f"clipctl checkpoints {record.name}") from error
+    if (problem := damage(path, manifest)) is not None:
+        raise Refused(f"{path}: {problem}", hint=f"clipctl checkpoints {record.name}")
+    if manifest is None:
+        return foreign(stored)
+    return CheckpointRecord(path=stored, manifest=manifest, state=CheckpointState.VERIFIED)
+
+
+# --- small parts ------------------------------------------------------------------------------------
+
+
+def _written_by(remedy: Remedy, newest: AttemptRecord) -> int:
+    parent = remedy.parent
+    if isinstance(parent, CheckpointRecord) and not parent.path.startswith("/"):
+        return parent.manifest.attempt
+    return newest.number
+
+
+def _nothing_left(remedy: Remedy, start: execute.Start) -> tuple[Objection, ...]:
+    epochs = start.spec.train.epochs
+    if remedy.parent is None or position(remedy.parent)[0] < epochs:
+        return ()
+    text = f"all {epochs} epochs are done at this checkpoint: nothing is left to train"
+    hint = f"clipctl resume {start.spec.name} --set train.epochs={epochs + 1}"
+    return (Objection(name="nothing-left", text=text, hint=hint, final=True),)
