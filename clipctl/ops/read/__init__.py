@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipctl import journal
-from clipctl.domain import CheckpointRecord, CheckpointState, RunState, Unobservable
+from clipctl.domain import CheckpointState, RunState, Unobservable
 from clipctl.errors import NotFound
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.read.lineage import lineage
 from clipctl.ops.read.look import Queue
-from clipctl.ops.read.runs import checkpoint_view, run_view
+from clipctl.ops.read.runs import checkpoint_view, judged, run_view
 from clipctl.ops.read.shapes import (
     AttemptView,
     Change,
@@ -124,21 +124,12 @@ def checkpoints(home: Path, name: str, *, files: Files = _LOCAL) -> CheckpointsV
     here = [
         record for number in range(1, run.attempts + 1) for record in journal.checkpoints(files, folder.attempt(number))
     ]
-    for record in here:
-        known[record.path] = _judged(known.get(record.path), record)
+    known |= {record.path: judged(known.get(record.path), record) for record in here}
     listed = {record.path for record in here}
     gone = CheckpointState.SUPERSEDED
     records = (record if path in listed else replace(record, state=gone) for path, record in known.items())
     ordered = sorted(records, key=lambda record: (record.manifest.attempt, record.manifest.samples_seen))
     return CheckpointsView(run=name, folder=str(run.folder), checkpoints=tuple(map(checkpoint_view, ordered)))
-
-
-def _judged(stored: CheckpointRecord | None, here: CheckpointRecord) -> CheckpointRecord:
-    """What a look at the bytes said counts as long as manifest and size are those that were looked at."""
-    judged = stored is not None and stored.manifest == here.manifest and here.state is CheckpointState.COMPLETE
-    if stored is not None and judged and stored.state is not CheckpointState.SUPERSEDED:
-        return stored
-    return here
 
 
 def resumable(home: Path, *, now: float, queue: Queue = None, files: Files = _LOCAL) -> tuple[RunView, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clipctl import journal
 from clipctl.diagnose import diagnose
-from clipctl.domain import Evidence, Incident, JobReport, QueueSnapshot, RunState, Unobservable
+from clipctl.domain import CheckpointRecord, Evidence, Incident, JobReport, QueueSnapshot, RunState, Unobservable
 from clipctl.journal import Files, Landmarks
 from clipctl.layout import RunFolder
 from clipctl.run_state import RunFacts, run_state
@@ -26,6 +26,7 @@ class Look:
     report: JobReport | None = None
     heartbeat: Heartbeat | None = None
     incident: Incident | None = None
+    checkpoints: tuple[CheckpointRecord, ...] = ()  # of this attempt, listed only where it diverged
     notes: tuple[str, ...] = ()
 
 
@@ -37,6 +38,7 @@ class _Written:
     heartbeat: Heartbeat | None = None
     exit: Exit | None = None
     claimed: bool = False
+    checkpoints: tuple[CheckpointRecord, ...] = ()
 
 
 def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: float, patience: float) -> Look:
@@ -59,6 +61,7 @@ def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: flo
         report=report or job.report,
         heartbeat=written.heartbeat,
         incident=incident,
+        checkpoints=written.checkpoints,
         notes=notes,
     )
 
@@ -93,7 +96,8 @@ def _read(job: JobRecord, files: Files) -> _Written:
     for facts, _ in journal.read_all(files, attempt, job.cursor):
         landmarks, heartbeat = journal.landmarks(facts.events, landmarks), facts.heartbeat
     claimed = claim is not None and claim.nonce == job.identity.nonce
-    return _Written(landmarks=landmarks, heartbeat=heartbeat, exit=exit_record, claimed=claimed)
+    listed = journal.checkpoints(files, attempt) if landmarks.diverged else ()
+    return _Written(landmarks=landmarks, heartbeat=heartbeat, exit=exit_record, claimed=claimed, checkpoints=listed)
 
 
 def _missing_since(job: JobRecord, report: JobReport | None, queue: Queue) -> float | None:

@@ -153,6 +153,13 @@ def checkpoint_view(record: CheckpointRecord) -> CheckpointView:
     )
 
 
+def judged(stored: CheckpointRecord | None, here: CheckpointRecord) -> CheckpointRecord:
+    """What a look at the bytes said counts as long as manifest and size are those that were looked at."""
+    if stored is None or stored.state is CheckpointState.SUPERSEDED or stored.manifest != here.manifest:
+        return here
+    return stored if here.state is CheckpointState.COMPLETE else here
+
+
 def _last_checkpoint(
     connection: sqlite3.Connection, run: RunRecord, attempt: AttemptRecord, found: Look
 ) -> CheckpointView | None:
@@ -212,5 +219,8 @@ def _next(connection: sqlite3.Connection, run: RunRecord, attempt: AttemptRecord
         return advice.plain(run.name, found.state)
     known = views.history(connection, run)
     newest = replace(known.attempts[-1], incident=incident, live=False)
-    history = replace(known, state=found.state, attempts=(*known.attempts[:-1], newest))
+    records = {record.path: record for record in known.checkpoints}
+    records |= {record.path: judged(records.get(record.path), record) for record in found.checkpoints}
+    attempts = (*known.attempts[:-1], newest)
+    history = replace(known, state=found.state, attempts=attempts, checkpoints=tuple(records.values()))
     return advice.after_divergence(history, views.recovery(run), now=now)
