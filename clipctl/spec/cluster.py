@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,12 +12,11 @@ from clipctl.domain import Limits
 from clipctl.errors import InvalidSpec, NotFound
 from clipctl.presets import cluster_files, cluster_names
 from clipctl.spec.catalogue import origin_of, read_stack, stacked
+from clipctl.spec.patch import Tree
+from clipctl.spec.patterns import OWN_VARIABLES, VARIABLE, WALL_TIME
 from clipctl.spec.run import Frozen, keys
-from clipctl.spec.words import control_problems, explained, nearest, shown
+from clipctl.spec.words import Problem, control_problems, explained, nearest, shown
 from trainer.contract import Count
-
-WALL_TIME = r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$"  # Slurm's [days-]hours:minutes:seconds
-VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 class Cluster(Frozen):
@@ -43,7 +42,7 @@ def load_cluster(name: str) -> Cluster:
         raise NotFound(f"no cluster profile {shown(name)}; {instead}", "clipctl presets")
     tree, origins = stacked(read_stack(files[0], _extended))
     tree = {"name": name} | tree
-    problems = list(control_problems(tree))
+    problems = [*control_problems(tree), *_own_variables(tree)]
     try:
         cluster = Cluster.model_validate(tree)
     except ValidationError as error:
@@ -51,6 +50,13 @@ def load_cluster(name: str) -> Cluster:
     if problems:
         raise InvalidSpec(tuple(problem.line(origin_of(problem.path, origins)) for problem in problems))
     return cluster
+
+
+def _own_variables(tree: Tree) -> Iterator[Problem]:
+    env = tree.get("env")
+    for key in env if isinstance(env, dict) else ():
+        if key.startswith(OWN_VARIABLES):
+            yield Problem(f"env.{key}", f": names with {OWN_VARIABLES} belong to clipctl's job script")
 
 
 def _extended(name: str, file: Path) -> Path:

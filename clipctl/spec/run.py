@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from clipctl.domain import RecoverySpec
 from clipctl.spec.patch import Tree, flat, nested
+from clipctl.spec.patterns import NAME
 from trainer.contract import Count, Precision, TrainSpec
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class Frozen(BaseModel):

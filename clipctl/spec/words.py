@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clipctl.spec.patterns import NAME, RULES
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -26,7 +28,6 @@ EXAMPLES = {
     "train.zeroshot.data": "train.zeroshot.data=/data/imagenet/val",
 }
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-NAME_RULE = "must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or a digit"
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,12 @@ def _whole_number(error: ErrorDetails) -> str:
     return f"must be a whole number in digits{meant}"
 
 
-def _name(error: ErrorDetails) -> str:
-    if error["loc"][-1] != "name":
-        return f"must match {error['ctx']['pattern']}"
+def _form(error: ErrorDetails) -> str:
+    pattern = error["ctx"]["pattern"]
+    if pattern != NAME:
+        return RULES[pattern]
     allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", str(error["input"])).lstrip("._-")[:64]
-    return NAME_RULE + (f"; try {allowed}" if allowed else "")
+    return RULES[NAME] + (f"; try {allowed}" if allowed else "")
 
 
 def _number(value: Any) -> str:
@@ -162,7 +164,7 @@ _RULES: dict[str, Callable[[ErrorDetails], str]] = {
     "bool_type": lambda error: "must be true or false",
     "string_type": lambda error: "must be text; put it in quotes",
     "string_too_short": lambda error: "must not be empty",
-    "string_pattern_mismatch": _name,
+    "string_pattern_mismatch": _form,
     "path_type": lambda error: "must be a path",
     "tuple_type": lambda error: "must be a list, such as [a, b]",
     "dict_type": lambda error: "must be a map, such as {key: value}",

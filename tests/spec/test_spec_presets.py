@@ -108,7 +108,17 @@ def test_all_mistakes_of_a_profile_are_told_with_their_lines(own_clusters: Path)
     with pytest.raises(InvalidSpec) as refusal:
         load_cluster("bad")
     assert sorted(line.removeprefix(f"{file}:").split(":")[0] for line in refusal.value.problems) == list("123456")
-    assert any("partiton: no such key; did you mean partition?" in line for line in refusal.value.problems)
+    told = refusal.value.message
+    assert "partiton: no such key; did you mean partition?" in told
+    assert 'wall_time_limit="1 day": must be hours:minutes:seconds' in told
+    assert "env.A-B=A-B: must be the name of an environment variable" in told
+
+
+@pytest.mark.parametrize("variable", ["CLIPCTL_NONCE", "CLIPCTL_HOME", "python", "attempt", "exit_file"])
+def test_a_profile_cannot_set_what_the_job_script_rests_on(variable: str, own_clusters: Path) -> None:
+    (own_clusters / "bad.yaml").write_text(f"scheduler: local\nenv: {{{variable}: x}}\n")
+    with pytest.raises(InvalidSpec, match=rf"bad\.yaml:2: env\.{variable}"):
+        load_cluster("bad")
 
 
 def test_a_profile_that_is_not_there() -> None:
