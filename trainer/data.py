@@ -76,7 +76,7 @@ class Source:
 
 
 class _Worker(IterableDataset):  # type: ignore[type-arg]
-    """All batches of a worker process, to the end of the run. DataError travels as a value, so that it stays one line."""
+    """All batches of a worker process, to the end of the run. DataError travels as a value: it stays one line."""
 
     def __init__(self, source: Source, epoch: int, origin: int, first_step: int) -> None:
         self.source, self.epoch, self.origin, self.first_step = source, epoch, origin, first_step

@@ -82,7 +82,7 @@ def pairs(shards: Iterable[str], tally: Tally) -> Iterator[Pair]:
     for shard in shards:
         found = 0
         for sample in samples(shard, tally):
-            image = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
+            image = image_of(sample)
             if image is not None and TEXT_SUFFIX in sample:
                 found += 1
                 yield Pair(shard, image, sample[TEXT_SUFFIX])
@@ -91,6 +91,10 @@ def pairs(shards: Iterable[str], tally: Tally) -> Iterator[Pair]:
         tally.fruitless = 0 if found else tally.fruitless + 1
         if tally.fruitless == FRUITLESS_SHARDS:
             raise DataError(f"{FRUITLESS_SHARDS} shards in a row gave no image-text pair, at last {shard}")
+
+
+def image_of(sample: Mapping[str, Any]) -> bytes | None:
+    return next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
 
 
 def samples(shard: str, tally: Tally) -> Iterator[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainer.compose import UNDECODABLE, Preprocess, open_image
 from trainer.contract import ZeroShot
-from trainer.shards import IMAGE_SUFFIXES, DataError, Tally, expand, samples
+from trainer.shards import IMAGE_SUFFIXES, DataError, Tally, expand, image_of, samples
 from trainer.vocabulary import EvaluationError, vocabulary
 
 LABEL_SUFFIX = "cls"
@@ -88,7 +88,7 @@ def _decode(content: bytes, where: str, preprocess: Preprocess) -> Tensor:
 
 
 def share(zeroshot: ZeroShot, classes: int, rank: int, ranks: int) -> Iterator[Labelled]:
-    """The samples that this rank scores. An unusable one is an error: without it the result would mean something else."""
+    """The samples that this rank scores. An unusable one is an error: without it the result means something else."""
     try:
         folder = Path(zeroshot.data)
         if folder.is_dir():
@@ -128,7 +128,7 @@ def _labelled(shards: Iterable[str], classes: int) -> Iterator[Labelled]:
     for shard in shards:
         for sample in samples(shard, tally):
             where = f"{shard}: sample {sample['__key__']}"
-            image = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
+            image = image_of(sample)
             label = sample.get(LABEL_SUFFIX, b"").strip()
             if image is None or not label.isdigit() or int(label) >= classes:
                 raise EvaluationError(f"{where} has no image, or no class from 0 to {classes - 1}")
