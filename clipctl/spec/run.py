@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from clipctl.domain import RecoverySpec
-from clipctl.spec.patch import Tree, flat, nested
+from clipctl.spec.patch import Tree, nested
 from clipctl.spec.patterns import NAME
 from trainer.contract import Count, Precision, TrainSpec
 
@@ -46,11 +46,6 @@ class RunSpec(Frozen):
 def tree_of(spec: RunSpec) -> Tree:
     """The spec as plain JSON types, every key on its own level."""
     return nested(spec.model_dump(mode="json"))
-
-
-def flat_of(spec: RunSpec) -> dict[str, Any]:
-    """The spec as dotted paths to JSON values."""
-    return flat(spec.model_dump(mode="json"))
 
 
 def keys(kind: Any = RunSpec, prefix: str = "") -> Iterator[str]:
