@@ -1,0 +1,140 @@
+"""What the trainer is told: resolved values only, named as in open_clip. Part of `trainer.contract`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+
+class Precision(StrEnum):
+    """open_clip's names; its `amp` means float16."""
+
+    AMP_FP16 = "amp_fp16"
+    AMP_BF16 = "amp_bf16"
+    FP32 = "fp32"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Precision | None:
+        return {"amp": cls.AMP_FP16, "amp_bfloat16": cls.AMP_BF16}.get(str(value))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A bound on a field. pydantic reads it on clipctl's side, through a hook that needs no import of it here."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(source) | {name: bound for name, bound in vars(self).items() if bound is not None}
+
+
+Count = Annotated[int, Rule(ge=1, le=2**53)]  # what JSON readers and SQLite keep exactly
+CountOrZero = Annotated[int, Rule(ge=0, le=2**53)]
+Positive = Annotated[float, Rule(gt=0, lt=math.inf)]
+NotNegative = Annotated[float, Rule(ge=0, lt=math.inf)]
+Fraction = Annotated[float, Rule(ge=0, lt=1)]
+Text = Annotated[str, Rule(min_length=1)]
+
+STRICT: dict[str, Any] = {"extra": "forbid"}  # unknown keys are refused by pydantic; read_json ignores them
+
+
+class Schedule(StrEnum):
+    COSINE = "cosine"
+    CONST = "const"
+
+
+class FaultKind(StrEnum):
+    OVERFLOW = "overflow"  # in every attempt, from its place on: float16 overflows, bfloat16 and float32 do not notice
+    PLATEAU = "plateau"  # in every attempt, from its place on: the loss goes to chance and stays
+    HANG = "hang"  # the following: once a run
+    CRASH = "crash"
+    SLOW_RANK = "slow_rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A rehearsed failure, let loose before step `at_step` (from 1) of epoch `at_epoch` (from 1)."""
+
+    __pydantic_config__: ClassVar = STRICT
+    kind: FaultKind
+    at_epoch: Count
+    at_step: Count = 1
+    rank: CountOrZero = 0  # hang, crash, slow_rank
+    seconds: Positive = 1.0  # slow_rank: extra time a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    __pydantic_config__: ClassVar = STRICT
+    train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar
+    train_num_samples: Count  # samples of one virtual epoch, before rounding up by batch, ranks and workers
+    dataset_resampled: bool = False  # shards drawn with replacement
+    workers: CountOrZero = 4  # data-loader processes a rank; part of the epoch's length, as in open_clip
+    max_bad_fraction: Fraction = 0.01  # samples that cannot be used, before the run is refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW; defaults are open_clip's for ViT models."""
+
+    __pydantic_config__: ClassVar = STRICT
+    lr: Positive = 5e-4
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.98
+    eps: Positive = 1e-6
+    wd: NotNegative = 0.2
+    warmup: CountOrZero = 10_000  # steps
+    lr_scheduler: Schedule = Schedule.COSINE
+    grad_clip_norm: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    __pydantic_config__: ClassVar = STRICT
+    local_loss: bool = False  # each rank scores its own images and texts against all others'
+    gather_with_grad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot:
+    __pydantic_config__: ClassVar = STRICT
+    data: Text  # an ImageNet-like folder (one folder a class) or webdataset shards with .cls members
+    frequency: Count = 2  # epochs
+    classes: Text = "imagenet"  # class names and prompt templates: imagenet, digits
+    batch_size: Count = 64  # images a rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Save:
+    __pydantic_config__: ClassVar = STRICT
+    save_frequency: Count = 1  # epochs
+    steps: Count | None = None  # also every so many steps
+    minutes: Positive | None = None  # also every so many minutes
+    keep_last: Count | None = None  # epoch files kept; None keeps all. Step files: the newest two
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    __pydantic_config__: ClassVar = STRICT
+    model: Text
+    data: Data
+    epochs: Count
+    batch_size: Count  # samples a rank
+    precision: Precision = Precision.AMP_FP16
+    tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
+    seed: CountOrZero = 0
+    ddp_static_graph: bool = False
+    log_every_n_steps: Count = 100
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    save: Save = dataclasses.field(default_factory=Save)
+    zeroshot: ZeroShot | None = None
+    faults: tuple[Fault, ...] = ()
