@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before torch is imported anywhere: two workers with two threads each would spin against each other on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 FOREIGN = ("SLURM_", "SBATCH_", "CLIPCTL_", "SUBMITIT_", "MASTER_", "TORCHELASTIC_")
 FOREIGN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SOAKING = os.environ.get("CLIPCTL_SOAK") == "1"
