@@ -20,7 +20,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="clipctl", standalone_mode=False)
         sys.stdout.flush()
         return int(status or ExitStatus.OK)
     except ClipctlError as error:

@@ -216,8 +216,7 @@ def logs(
     """What a run's processes printed."""
     from clipctl.domain import QueueSnapshot
     from clipctl.home import home
-    from clipctl.ops import logs as operation
-    from clipctl.ops import queue
+    from clipctl.ops import logs as operation, queue
     from clipctl.ops.clock import SystemClock
 
     job = operation.job_of(home(), run, attempt)

@@ -9,7 +9,7 @@ import typer
 
 from clipctl.cli.app import DryRun, Follow, Sets, Yes, actor, app, complete_run, confirmed, looked_at, opened
 from clipctl.cli.starting import rehearsal, submitted
-from clipctl.cli.words import clean, count, note, pairs, rate, say
+from clipctl.cli.words import clean, count, note, pairs, plural, rate, say
 
 if TYPE_CHECKING:
     from clipctl.ops.resume import ResumePlan, Wish
@@ -54,8 +54,7 @@ def resume(
 
 
 def _resume(run: str, wish: Wish, force: tuple[str, ...], *, follow: bool, dry_run: bool, yes: bool) -> None:
-    from clipctl.ops import execute
-    from clipctl.ops import resume as operation
+    from clipctl.ops import execute, resume as operation
     from clipctl.ops.clock import SystemClock
     from clipctl.spec import load_cluster
 
@@ -107,7 +106,7 @@ def _plan_lines(plan: ResumePlan) -> list[str]:
     spec, before, after = plan.start.spec, plan.before, plan.after
     epochs, into = plan.start_position
     parent = plan.start.parent
-    done = f"{epochs} epochs and {into} steps" if into else f"{epochs} epochs"
+    done = plural(epochs, "epoch") + (f" and {plural(into, 'step')}" if into else "")
     begins = f"{parent.path} ({done} done)" if parent else "random weights"
     first = count(epochs * after.steps_per_epoch + into + 1)
     steps = count(after.steps_per_epoch)

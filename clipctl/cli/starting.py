@@ -18,7 +18,7 @@ from clipctl.cli.app import (
     confirmed,
     opened,
 )
-from clipctl.cli.words import count, note, pairs, rate, say
+from clipctl.cli.words import count, note, pairs, plural, rate, say
 
 if TYPE_CHECKING:
     from clipctl.ops.execute import Submitted
@@ -51,8 +51,7 @@ def launch(
 ) -> None:
     """Start a run. Everything that can be refused is, before anything is written."""
     from clipctl.home import home
-    from clipctl.ops import launch as operation
-    from clipctl.ops import read
+    from clipctl.ops import launch as operation, read
 
     plan = operation.plan(what, sets=sets or (), name=name, cluster=cluster)
     operation.refuse_taken(plan, read.run_names(home()))
@@ -119,7 +118,7 @@ def _plan_lines(plan: LaunchPlan) -> list[str]:
             [
                 ("model", f"{train.model}, {train.precision}"),
                 ("batch", f"{spec.ranks} ranks x {train.batch_size} = {count(geometry.global_batch)}"),
-                ("length", f"{train.epochs} epochs of {steps} steps, {samples} samples"),
+                ("length", f"{plural(train.epochs, 'epoch')} of {steps} steps, {samples} samples"),
                 ("LR", rates),
                 ("data", data),
                 ("folder", str(plan.start.folder.path)),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from clipctl.cli.words import clean, count
+from clipctl.cli.words import clean, count, plural
 
 if TYPE_CHECKING:
     from clipctl.ops.read import AttemptView, ShowView
@@ -19,7 +19,7 @@ WIDTH = 200  # lines are not broken: a person may search them
 
 def lineage(view: ShowView) -> list[str]:
     """Plain lines, for a terminal and a file alike."""
-    root = Tree(Text(f"{view.run.name}: {count(len(view.lineage))} attempts"))
+    root = Tree(Text(f"{view.run.name}: {plural(len(view.lineage), 'attempt')}"))
     nodes: dict[int, Tree] = {}
     for attempt in view.lineage:
         above = nodes.get(attempt.parent_attempt, root) if attempt.parent_attempt is not None else root

@@ -61,6 +61,10 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def plural(number_of: int, word: str) -> str:
+    return f"{number_of:,} {word}{'' if number_of == 1 else 's'}"
+
+
 def rate(value: float) -> str:
     return f"{value:.3e}"
 

@@ -171,7 +171,7 @@ def _remedy(wish: Wish, history: History, record: RunRecord) -> tuple[Remedy, st
     chosen = policy.decide(asked, newest.incident, recovery, now=0.0)
     if isinstance(chosen, Resubmit):
         return chosen.remedy, chosen.basis
-    raise Refused(f"run '{record.name}': {chosen.basis}", _instead(chosen, history))
+    raise Refused(f"{record.name}: {chosen.basis}", _instead(chosen, history))
 
 
 _A_PERSONS_WORD = (RunState.HELD, RunState.CANCELLED)
