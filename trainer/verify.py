@@ -14,6 +14,7 @@ DIGEST_PREFIX = "sha256:"
 
 
 def manifest_path(checkpoint: Path) -> Path:
+    """Beside the file: epoch_68.pt -> epoch_68.pt.json."""
     return checkpoint.with_name(checkpoint.name + MANIFEST_SUFFIX)
 
 
@@ -47,6 +48,7 @@ def damage(checkpoint: Path, manifest: CheckpointManifest | None) -> str | None:
 
 
 def digest(path: Path) -> str:
+    """As in a manifest: sha256:<hex> of the whole file."""
     with open(path, "rb") as file:
         return DIGEST_PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
 
