@@ -6,6 +6,7 @@ late: that is the normal case, not an error. An OSError other than "not there" i
 
 from __future__ import annotations
 
+import json
 import stat as mode_bits
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -187,7 +188,7 @@ def _events(lines: Iterable[bytes], seq: int) -> tuple[tuple[Event, ...], int]:
     skipped = 0
     for line in lines:
         try:  # bytes that are no UTF-8 spoil a word, not the event
-            event = contract.loads(Event, line.decode("utf-8", errors="replace"))
+            event = _event(line.decode("utf-8", errors="replace"))
         except ValueError:
             skipped += 1
             continue
@@ -195,6 +196,24 @@ def _events(lines: Iterable[bytes], seq: int) -> tuple[tuple[Event, ...], int]:
             seq = event.seq
             events.append(event)
     return tuple(events), skipped
+
+
+_INTEGERS = ("seq", "epoch", "step", "samples_seen", "schema")
+_OWN = (*_INTEGERS, "time", "kind")
+
+
+def _event(text: str) -> Event:
+    """As `contract.loads`, in less than half its time for the usual line: a look at a long run reads thousands."""
+    try:
+        raw = json.loads(text)
+        plain = all(type(raw[name]) is int for name in _INTEGERS)
+        plain = plain and type(raw["time"]) is float and type(raw["kind"]) is str
+    except (ValueError, KeyError, TypeError, RecursionError):
+        plain = False
+    if not plain:
+        return contract.loads(Event, text)
+    own = {name: raw.pop(name) for name in _OWN}
+    return Event(facts=raw, **own)
 
 
 # --- single files -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from clipctl.errors import Refused
@@ -25,9 +24,8 @@ class Migration:
 
 def migrations() -> tuple[Migration, ...]:
     """All of them, in order."""
-    folder = resources.files("clipctl.store") / "migrations"
-    files = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
-    return tuple(Migration(int(item.name[:4]), item.name[5:-4], item.read_text(encoding="utf-8")) for item in files)
+    files = sorted(Path(__file__).with_name("migrations").glob("*.sql"))
+    return tuple(Migration(int(file.name[:4]), file.stem[5:], file.read_text(encoding="utf-8")) for file in files)
 
 
 def schema_of(connection: sqlite3.Connection) -> int:

@@ -23,8 +23,7 @@ from clipctl.domain import (
     RunState,
 )
 from clipctl.journal import Landmarks
-from clipctl.store import home as homes
-from clipctl.store import migrate
+from clipctl.store import home as homes, migrate
 from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
 from trainer import contract
 from trainer.contract import CheckpointManifest, Event, Parent, Precision

@@ -38,8 +38,7 @@ from clipctl.domain import (
 )
 from clipctl.errors import NotFound, Refused
 from clipctl.layout import RunFolder
-from clipctl.store import home as homes
-from clipctl.store import ledger, migrate, rows, views
+from clipctl.store import home as homes, ledger, migrate, rows, views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
 from clipctl.store.tables import CheckpointRow, DecisionRow, IncidentRow, RunRow

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from clipctl import journal
 from clipctl.domain import CheckpointState, Cursor
 from clipctl.journal import LocalFiles
 from clipctl.layout import AttemptFolder, JobFolder
-from trainer.contract import CheckpointManifest, Claim, Event, Exit, Heartbeat, Phase, Precision, Stream, dumps
+from trainer.contract import CheckpointManifest, Claim, Event, Exit, Heartbeat, Phase, Precision, Stream, dumps, loads
 
 FILES = LocalFiles()
 
@@ -172,6 +172,27 @@ def test_reading_in_any_pieces_gives_what_reading_at_once_gives(
         events += facts.events
         skipped += facts.skipped
     assert (tuple(events), skipped) == (expected.events, expected.skipped)
+
+
+_ANYTHING = st.one_of(st.integers(-5, 5), st.floats(allow_nan=False), st.booleans(), st.none(), st.text(max_size=3))
+_NAMES = ["seq", "time", "kind", "epoch", "step", "samples_seen", "schema", "facts", "loss"]
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from(_NAMES), _ANYTHING, max_size=4), without=st.sets(st.sampled_from(_NAMES))
+)
+def test_an_event_is_what_the_contract_makes_of_its_line(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object], without: set[str]
+) -> None:
+    raw = {key: value for key, value in {**json.loads(line(1, loss=2.5)), **changes}.items() if key not in without}
+    text = json.dumps(raw)
+    folder = AttemptFolder(tmp_path_factory.mktemp("line"))
+    folder.events.write_text(text + "\n")
+    found, _ = journal.read(FILES, folder, Cursor(seq=-10))
+    try:
+        assert found.events == (loads(Event, text),)
+    except ValueError:
+        assert (found.events, found.skipped) == ((), 1)
 
 
 def test_landmarks_are_the_same_however_the_events_arrive() -> None:

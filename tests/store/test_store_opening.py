@@ -18,8 +18,7 @@ from sqlmodel import SQLModel, create_engine
 
 from clipctl.errors import Damaged, Refused, Unavailable
 from clipctl.ops import read
-from clipctl.store import home as homes
-from clipctl.store import migrate, open_store, views
+from clipctl.store import home as homes, migrate, open_store, views
 from clipctl.store.migrate import Migration
 from clipctl.store.writer import Store
 from tests.store import stories

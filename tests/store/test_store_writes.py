@@ -23,8 +23,7 @@ from clipctl.domain import (
 )
 from clipctl.errors import NotFound, Refused, Unavailable
 from clipctl.layout import RunFolder
-from clipctl.store import Answer, ledger
-from clipctl.store import home as homes
+from clipctl.store import Answer, home as homes, ledger
 from clipctl.store.writer import Store
 from tests.store import stories
 

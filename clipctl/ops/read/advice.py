@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 
 from clipctl.domain import CheckpointRecord, History, Hold, IncidentKind, RecoverySpec, Remedy, Resubmit, RunState
-from clipctl.policy import decide
 
 _NEXT = {
     RunState.QUEUED: "clipctl logs {run} -f",
@@ -28,6 +27,8 @@ def after_divergence(history: History, recovery: RecoverySpec, *, now: float) ->
     incident = history.attempts[-1].incident
     if incident is None or incident.kind is not IncidentKind.DIVERGED:
         return plain(history.run, history.state)
+    from clipctl.policy import decide  # most looks at a store need no advice
+
     decision = decide(history, incident, recovery, now=now)
     if isinstance(decision, Resubmit):
         return f"clipctl resume {history.run}{_flags(decision.remedy)}"
