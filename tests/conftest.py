@@ -1,4 +1,4 @@
-"""What every part of the suite shares: a home of its own for each test, counts that `make soak` raises, nothing left behind."""
+"""What the whole suite shares: a home for each test, counts that `make soak` raises, nothing left behind."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_shared_modules_need_nothing_but_python() -> None:
 
 @pytest.mark.parametrize("file", DOCUMENTED)
 def test_what_is_public_is_documented(file: str) -> None:
-    """Functions and classes of the modules that everything hangs on; enums and plain records may speak for themselves."""
+    """Functions of the modules that everything hangs on; enums and plain records may speak for themselves."""
     module = tree(ROOT / file)
     assert ast.get_docstring(module)
     public = [node for node in module.body if isinstance(node, Function) and not node.name.startswith("_")]
