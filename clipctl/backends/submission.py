@@ -22,13 +22,17 @@ def main(arguments: list[str]) -> None:
     executor = LocalExecutor(Path(script).parent / FOLDER)
     executor.update_parameters(timeout_min=float(minutes))
     # Only strings and the standard library are pickled: no change of our code can break a job in the queue.
-    executor.submit(subprocess.call, task(script, nonce, devices), stdin=subprocess.DEVNULL, start_new_session=True)
+    executor.submit(subprocess.call, task(script, nonce, devices), stdin=subprocess.DEVNULL)
 
 
 def task(script: str, nonce: str, devices: list[str]) -> list[str]:
-    """`bash script` with the job's mark. submitit hides all GPUs where it is asked for none: `devices` undoes it."""
+    """`bash script` in a session of its own, with the job's mark.
+
+    `--fork --wait`: what submitit's process ends when its time is up, or is interrupted, is setsid and not the script.
+    submitit hides all GPUs where it is asked for none; `devices` undoes that.
+    """
     restored = [f"CUDA_VISIBLE_DEVICES={devices[0]}"] if devices else ["-u", "CUDA_VISIBLE_DEVICES"]
-    return ["env", *restored, f"{NONCE_VARIABLE}={nonce}", "bash", script]
+    return ["setsid", "--fork", "--wait", "env", *restored, f"{NONCE_VARIABLE}={nonce}", "bash", script]
 
 
 if __name__ == "__main__":
