@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from clipctl.domain import (
     RecoverySpec,
     RunState,
 )
+from clipctl.errors import Unavailable
 from clipctl.journal import Landmarks
 from clipctl.store import home as homes, migrate
 from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
@@ -76,7 +78,11 @@ def _begin(path: Path, mode: str) -> sqlite3.Connection:
 def _has_views(connection: sqlite3.Connection, path: Path) -> bool:
     found = migrate.schema_of(connection)
     migrate.refuse_newer(found, path)
-    return found == migrate.NEWEST
+    if 0 < found < migrate.NEWEST:
+        raise Unavailable(
+            f"{path} has schema {found}, this clipctl reads {migrate.NEWEST}", hint=f"{sys.executable} -P -m clipctl.store"
+        )
+    return found > 0
 
 
 # --- runs -------------------------------------------------------------------------------------------

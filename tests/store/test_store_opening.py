@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import random
 import re
+import shlex
 import shutil
 import sqlite3
 import stat
+import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import pytest
 from sqlmodel import SQLModel, create_engine
 
 from clipctl.errors import Damaged, Refused, Unavailable
+from clipctl.layout import RunFolder
 from clipctl.ops import read
-from clipctl.store import home as homes, migrate, open_store, views
+from clipctl.store import home as homes, ledger, migrate, open_store, views
 from clipctl.store.migrate import Migration
 from clipctl.store.writer import Store
 from tests.store import stories
@@ -181,6 +185,31 @@ def test_a_database_whose_creation_was_cut_short_has_no_runs(home: Path) -> None
     homes.prepare(home)
     assert read.status(home, now=1.0).runs == ()
     assert read.run_names(home) == ()
+
+
+def test_an_older_schema_is_named_with_the_command_that_brings_it_up_to_date(home: Path) -> None:
+    path = homes.prepare(home)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate.migrate(connection, path, steps=migrate.migrations()[:1])
+    with pytest.raises(Unavailable, match="has schema 1, this clipctl reads 2") as outdated:
+        read.status(home, now=1.0)
+    subprocess.run(shlex.split(outdated.value.hint), check=True, capture_output=True)
+    assert read.status(home, now=1.0).runs == ()
+
+
+def test_foreign_keys_hold(store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        store._connection.execute("INSERT INTO decisions VALUES ('x', 'no such run', NULL, 1, 'a', 'hold', 'b', '{}')")
+
+
+def test_a_full_disk_is_said_so_and_nothing_is_half_done(store: Store, home: Path) -> None:
+    stories.launched(store, home)
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(Unavailable, match="full"):
+        store.hold("digits", actor="ada", basis="x" * 20_000, time=1.0)
+    assert store.run("digits").hold_reason is None
+    assert [entry["kind"] for entry in ledger.entries(RunFolder.of(home, "digits"))] == ["intent", "answer"]
 
 
 # --- damage -----------------------------------------------------------------------------------------
