@@ -36,6 +36,12 @@ def test_a_preset_launched_in_another_precision_takes_its_profile() -> None:
     assert resolve("demo", sets=["train.precision=amp"]).train.batch_size == 32  # open_clip's word for amp_fp16
 
 
+def test_a_profile_can_be_named_by_open_clip_s_word() -> None:
+    l14 = resolve("l14-laion2b", sets=["precisions.amp.batch_size=200", "train.precision=amp"])
+    assert l14.train.batch_size == 200
+    assert l14.precisions[Precision.AMP_FP16] == {"batch_size": 200}
+
+
 def test_a_precision_without_a_profile_changes_nothing_else() -> None:
     l14 = resolve("l14-laion2b")
     assert diff(l14, patched(l14, {"train.precision": "amp_bf16"})) == {"train.precision": "amp_bf16"}
@@ -110,8 +116,9 @@ def test_a_file_extends_a_file_next_to_it(spec_file: Callable[..., str], monkeyp
 def test_files_that_extend_in_a_circle_are_refused(spec_file: Callable[..., str]) -> None:
     spec_file("extends: two.yaml\n", "one.yaml")
     spec_file("extends: one.yaml\n", "two.yaml")
-    with pytest.raises(InvalidSpec, match=r"extends itself: .*one\.yaml -> .*two\.yaml -> .*one\.yaml"):
+    with pytest.raises(InvalidSpec, match=r"extends itself: .*one\.yaml -> .*two\.yaml -> .*one\.yaml$") as refusal:
         resolve(spec_file("extends: one.yaml\n", "three.yaml"))
+    assert refusal.value.message.count(" -> ") == 3
 
 
 def test_what_is_extended_must_be_there(spec_file: Callable[..., str]) -> None:
