@@ -40,10 +40,9 @@ class ClipTrainee:
         return torch.autocast(self._device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def forward_backward(self, batch: Any, at: Position) -> torch.Tensor:
-        """batch.images [B, 3, H, W], batch.texts [B, context] -> row [5]: loss, finite, grad_norm, scale, logit_scale."""
-        torch.manual_seed(
-            seed_for("step", self._spec.seed, at.epoch, at.step_in_epoch, self._rank)
-        )  # no RNG state to save
+        """Images [B, 3, H, W] and texts [B, context] to a row [5]: loss, finite, grad_norm, scale, logit_scale."""
+        # What is random in a step is a function of its place: there is no RNG state to save.
+        torch.manual_seed(seed_for("step", self._spec.seed, at.epoch, at.step_in_epoch, self._rank))
         images = batch.images.to(self._device, non_blocking=True)
         texts = batch.texts.to(self._device, non_blocking=True)
         self._optimizer.zero_grad(set_to_none=True)

@@ -200,6 +200,10 @@ class Loop:
         return checkpoint
 
     def save(self, at: Position) -> str | None:
+        """Not while the loss is not finite: in float16 that may be the beginning of the end."""
+        if self.last and not self.last.loss_is_finite:
+            self.recorder.event(EventKind.NOTICE, at, text="the loss is not finite: no checkpoint is written")
+            return None
         self.recorder.beat(Phase.CHECKPOINTING, at)
         with self.progress.paused():
             return self.parts.keeper.save(at, self.last.loss if self.last else None)
@@ -225,7 +229,7 @@ class Loop:
         shards: Counter[str] = Counter()
         for counts in self.parts.ranks.gather(dict(self.bad_shards)):
             shards.update(counts)
-        self.recorder.event(EventKind.DATA, at, bad=int(self.bad), seen=int(self.seen), shards=dict(shards))
+        self.recorder.event(EventKind.DATA, at, bad=shards.total(), seen=int(self.seen), shards=dict(shards))
 
 
 def _step(rows: tuple[Measured, ...], at: Position) -> Step:

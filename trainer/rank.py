@@ -50,7 +50,7 @@ def run(attempt: Attempt, folder: Path) -> int:
         except (Unusable, DataError) as error:
             print(f"error: {error}", file=sys.stderr)
             code, outcome = ExitCode.REFUSED, _crashed(start, where, str(error))
-        except Exception as error:  # the one place: a bug's last word must reach the events; its traceback the log
+        except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
             traceback.print_exc()
             code, outcome = ExitCode.CRASHED, _crashed(start, where, f"{type(error).__name__}: {error}")
         recorder.event(outcome.kind, outcome.at, **outcome.facts)
@@ -130,7 +130,6 @@ class Rank:
     def evaluate(self, model: Any, tokenizer: Any, preprocess: Any, autocast: Callable[[], Any]) -> Mapping[str, Any]:
         """Top-1 and top-5 over all ranks' shares. An error is a fact of the event, never the end of the run."""
         counts, error = None, None
-        model.eval()
         try:
             counts = zero_shot(
                 model,
@@ -144,7 +143,6 @@ class Rank:
             )
         except EvaluationError as problem:
             error = str(problem)
-        model.train()
         shares = self.ranks.gather((counts, error))
         errors = [text for _, text in shares if text]
         if errors:

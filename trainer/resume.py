@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.contract import Attempt, Parent, Stream, loads, dumps
+from trainer.contract import Attempt, Parent, Stream, dumps, loads
 from trainer.position import Position
 from trainer.schedule import Geometry
 from trainer.verify import damage, read_manifest

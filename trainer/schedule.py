@@ -1,4 +1,4 @@
-"""Pure arithmetic of a run: steps per epoch, learning rate, where a sample count lies. Units: optimizer steps, samples."""
+"""Pure arithmetic of a run: steps per epoch, learning rate, where a sample count lies, in steps and samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.contract import Optim, Schedule, TrainSpec
 
 @dataclass(frozen=True)
 class Geometry:
-    """What fixes the length of an epoch. open_clip rounds it up so that every worker of every rank gives whole batches."""
+    """What fixes the length of an epoch, rounded up as in open_clip: every worker of every rank gives whole batches."""
 
     train_num_samples: int
     batch_size: int  # a rank
@@ -36,7 +36,7 @@ class Geometry:
         return self.steps_per_epoch * self.global_batch
 
     def steps_for(self, samples_in_epoch: int) -> int:
-        """Steps of this geometry that `samples_in_epoch` are worth, rounded down, so that no sample of the epoch is left out."""
+        """What `samples_in_epoch` are worth, rounded down: no sample of the epoch is left out."""
         return min(samples_in_epoch // self.global_batch, self.steps_per_epoch - 1)
 
 

@@ -91,7 +91,9 @@ def digits_spec(digits: Path, **changes: Any) -> TrainSpec:
     return TrainSpec(**(base | changes), data=Data(**({"dataset_resampled": True} | shards | data)))
 
 
-def prepare(run_folder: Path, number: int, train: TrainSpec, *, ranks: int = 1, parent: Parent | None = None) -> Started:
+def prepare(
+    run_folder: Path, number: int, train: TrainSpec, *, ranks: int = 1, parent: Parent | None = None
+) -> Started:
     nonce = f"nonce{number}"
     folder, job = run_folder / "attempts" / str(number), run_folder / "jobs" / nonce
     folder.mkdir(parents=True)
@@ -119,7 +121,17 @@ def run_here(started: Started) -> int:
 
 def spawn(started: Started, ranks: int, grace: float = 5.0) -> subprocess.Popen[bytes]:
     """As processes of their own, as the job script starts them."""
-    command = [sys.executable, "-P", "-m", "trainer.spawn", "-n", str(ranks), "--grace", str(grace), str(started.folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "trainer.spawn",
+        "-n",
+        str(ranks),
+        "--grace",
+        str(grace),
+        str(started.folder),
+    ]
     return subprocess.Popen(command, env=os.environ | {NONCE_VARIABLE: started.nonce}, start_new_session=True)
 
 
@@ -129,7 +141,11 @@ def processes(started: Started) -> Iterator[int]:
     mine = str(started.folder).encode()
     for path in Path("/proc").iterdir():
         try:
-            if path.name.isdigit() and mark in (path / "environ").read_bytes() and mine in (path / "cmdline").read_bytes():
+            if (
+                path.name.isdigit()
+                and mark in (path / "environ").read_bytes()
+                and mine in (path / "cmdline").read_bytes()
+            ):
                 yield int(path.name)
         except OSError:  # gone meanwhile
             continue

@@ -6,8 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trainer.contract import (
     Attempt,
@@ -46,13 +45,21 @@ def test_fields_of_a_newer_version_are_ignored_and_its_event_kinds_kept() -> Non
     newer["train"]["optim"]["lion"] = True
     newer["colour"] = "blue"
     assert loads(Attempt, json.dumps(newer)) == ATTEMPT
-    event = loads(Event, '{"seq": 1, "time": 0, "kind": "teleported", "epoch": 1, "step": 2, "samples_seen": 3, "to": 9}')
+    event = loads(
+        Event, '{"seq": 1, "time": 0, "kind": "teleported", "epoch": 1, "step": 2, "samples_seen": 3, "to": 9}'
+    )
     assert (event.kind, event.facts) == ("teleported", {"to": 9})
 
 
 def test_numbers_that_json_cannot_say_come_back_as_numbers() -> None:
     event = Event(
-        seq=1, time=0.0, kind=EventKind.DIVERGED, epoch=1, step=2, samples_seen=3, facts={"loss": math.nan, "norm": [math.inf]}
+        seq=1,
+        time=0.0,
+        kind=EventKind.DIVERGED,
+        epoch=1,
+        step=2,
+        samples_seen=3,
+        facts={"loss": math.nan, "norm": [math.inf]},
     )
     line = dumps(event)
     json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))

@@ -14,7 +14,9 @@ GEOMETRY = Geometry(train_num_samples=640, batch_size=32, ranks=2, workers=1)
 NAN, INF = math.nan, math.inf
 
 
-def step(number: int, *, loss: float = 2.0, norm: float = 1.0, scale: float | None = None, bad: int | None = None) -> Step:
+def step(
+    number: int, *, loss: float = 2.0, norm: float = 1.0, scale: float | None = None, bad: int | None = None
+) -> Step:
     return Step(
         at=Position(GEOMETRY, step_in_epoch=number, samples_seen=number * 64),
         losses=(loss, loss),
@@ -30,7 +32,9 @@ def verdicts(guard: Guard, *steps: Step) -> list[Divergence | None]:
 
 
 @pytest.mark.parametrize(("loss", "norm", "cause"), [(NAN, NAN, "loss"), (INF, 1.0, "loss"), (2.0, INF, "gradients")])
-def test_without_a_loss_scale_the_first_step_that_is_not_finite_ends_the_run(loss: float, norm: float, cause: str) -> None:
+def test_without_a_loss_scale_the_first_step_that_is_not_finite_ends_the_run(
+    loss: float, norm: float, cause: str
+) -> None:
     fine, lost = verdicts(Guard(), step(1), step(2, loss=loss, norm=norm))
     assert fine is None
     assert lost is not None
@@ -46,7 +50,9 @@ def test_in_float16_the_search_for_the_scale_and_single_skips_are_counted_and_no
 
 
 def test_in_float16_a_loss_that_stays_not_finite_ends_the_run_and_is_dated_back_to_its_first_step() -> None:
-    answers = verdicts(Guard(), step(9, scale=65536.0), *(step(n, loss=NAN, norm=NAN, scale=1024.0) for n in range(10, 20)))
+    answers = verdicts(
+        Guard(), step(9, scale=65536.0), *(step(n, loss=NAN, norm=NAN, scale=1024.0) for n in range(10, 20))
+    )
     first = next(answer for answer in answers if answer)
     assert answers.index(first) == LOSS_PATIENCE
     assert (first.cause, first.onset.at.step_in_epoch) == ("loss", 10)

@@ -52,7 +52,10 @@ def test_the_last_ones_stay() -> None:
 
 def test_a_parent_never_goes() -> None:
     files = [saved(1, 1), saved(1, 2), saved(2, 3), saved(2, 4), saved(2, 5)]
-    assert gone(files, keep_last=2, line_epochs=2, parents=(files[1],)) == {"1/checkpoints/epoch_1.pt", "2/checkpoints/epoch_3.pt"}
+    assert gone(files, keep_last=2, line_epochs=2, parents=(files[1],)) == {
+        "1/checkpoints/epoch_1.pt",
+        "2/checkpoints/epoch_3.pt",
+    }
 
 
 def test_what_the_line_was_rolled_back_behind_goes_only_once_it_has_been_passed() -> None:
