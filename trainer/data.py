@@ -28,6 +28,7 @@ from trainer.schedule import Geometry
 from trainer.shards import DataError, Pair, Tally, expand, pairs
 
 SHUFFLE_BUFFER, SHUFFLE_INITIAL = 5000, 1000  # samples; open_clip's
+# slurmstepd signals every process of a step, and it is the rank that has to answer
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -155,12 +156,11 @@ class Loader:
             batch_size=None,
             num_workers=workers,
             multiprocessing_context="fork" if workers else None,  # transforms and tokenizers need not be picklable
-            worker_init_fn=_ignore_signals,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # else every start takes a number from the model's
         )
         others = set(multiprocessing.active_children())
-        with _held_back(IGNORED_SIGNALS):  # from the fork to `_ignore_signals` none can hit a worker
+        with _blocked(IGNORED_SIGNALS):  # which a process inherits: from its first moment on it hears none of them
             self._arriving = iter(loader)
         self._processes = [process for process in multiprocessing.active_children() if process not in others]
 
@@ -179,14 +179,8 @@ class Loader:
         self._arriving, self._processes, self._next = iter(()), [], None
 
 
-def _ignore_signals(worker: int) -> None:
-    """slurmstepd signals every process of a step, and it is the rank that has to answer."""
-    for number in IGNORED_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 @contextmanager
-def _held_back(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+def _blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

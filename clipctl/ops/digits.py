@@ -106,7 +106,7 @@ def _load() -> list[tuple[bytes, int]]:
     """(PNG, digit) of every image, in scikit-learn's order."""
     try:
         from PIL import Image
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise ClipctlError(
             f"the digits need {error.name}, which is not installed", "pip install 'clipctl[demo]'"

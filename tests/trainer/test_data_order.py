@@ -12,7 +12,7 @@ import torch
 
 from tests.trainer.shard_files import loading, numbers, spec, texts, write_shards
 from trainer.order import Reader, passes, seed_for
-from trainer.shards import DataError
+from trainer.shards import DataError, Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 
@@ -81,13 +81,25 @@ def test_a_stream_that_began_inside_an_epoch_is_found_again(pattern: str, worker
     train = spec(pattern, samples=90, batch_size=8)
     with loading(train, workers=workers) as loader:
         from_the_border = texts(loader, 1)
-        next_epoch = numbers(loader, 2)
+        later_epochs = [numbers(loader, 2), numbers(loader, 4)]
     with loading(train, workers=workers, origin=5) as loader:
         fresh = numbers(loader, 1, 5)
         assert [batch[1] for batch in fresh] != from_the_border[5:]
-        assert numbers(loader, 2) == next_epoch
+        assert [numbers(loader, 2), numbers(loader, 4)] == later_epochs  # running on, and started afresh
     with loading(train, workers=workers, origin=5) as loader:
         assert numbers(loader, 1, 8) == fresh[3:]
+
+
+@pytest.mark.parametrize("origin", [0, 5])
+def test_each_step_takes_the_next_pairs_of_the_worker_whose_turn_it_is(tmp_path: Path, origin: int) -> None:
+    """Batch i is batch (i - origin) // W of worker i % W."""
+    train = spec(write_shards(tmp_path, shards=8, pairs=12), samples=96, batch_size=4)
+    with loading(train, workers=3, origin=origin) as loader:
+        epoch = texts(loader, 1, origin)
+        readers = [Reader(train.seed, 1, origin, 0, 1, worker, 3) for worker in range(3)]
+        streams = [loader.source.shuffled(reader, Tally()) for reader in readers]
+    for step, batch in enumerate(epoch, start=origin):
+        assert batch == [int(pair.text.split()[1]) for pair in itertools.islice(streams[step % 3], 4)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

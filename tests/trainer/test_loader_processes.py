@@ -17,11 +17,17 @@ from tests.trainer.shard_files import write_shards
 TIMEOUT = 120.0  # seconds, for a machine that is busy
 
 RANK = """
-import multiprocessing, signal, sys
+import multiprocessing, os, signal, sys, time
 from tests.trainer.shard_files import loading, spec, texts
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 for number in SIGNALS:
     signal.signal(number, lambda *_: None)  # a rank notes them and goes on to the step's border
+def open_for_writing(fifo):
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            time.sleep(0.01)
 print("ready", flush=True)
 with loading(spec({pattern!r}, samples=64, batch_size=4), workers=2) as loader:
     for epoch in (1, 2):
@@ -101,7 +107,7 @@ def test_workers_are_gone_when_the_loader_is_closed(pattern: str) -> None:
     rank.communicate()
 
 
-@pytest.mark.parametrize("then", ["raise RuntimeError", "import os; os.kill(os.getpid(), 9)"], ids=["error", "kill -9"])
+@pytest.mark.parametrize("then", ["raise RuntimeError", "os.kill(os.getpid(), 9)"], ids=["error", "kill -9"])
 def test_workers_do_not_outlive_a_rank_that_fails(pattern: str, then: str) -> None:
     rank = start_rank(pattern, f"loader.close = lambda: None; {then}")
     read_line(rank, "ready")
@@ -118,7 +124,10 @@ def test_a_worker_that_hangs_is_killed(pattern: str, tmp_path: Path) -> None:
         pattern,
         "stuck = loading(spec({!r}, samples=8, batch_size=4), workers=1).__enter__(); "
         "stuck._start(1, 0); "
-        "print('workers', stuck._processes[0].pid, flush=True); stuck.close()".format(str(tmp_path / "hangs.tar")),
+        "write_end = open_for_writing({!r}); "
+        "print('workers', stuck._processes[0].pid, flush=True); stuck.close()".format(
+            *[str(tmp_path / "hangs.tar")] * 2
+        ),
     )
     read_line(rank, "ready")
     read_line(rank, "workers")
