@@ -53,7 +53,7 @@ def test_a_refused_submission_can_be_repaired_and_resumed(stage: Stages):
 
 
 def test_a_crash_between_intent_and_submission_is_looked_up_and_waited_for(stage: Stages):
-    """As after kill -9 of clipctl: nothing says whether the job exists, so for the whole patience nothing is submitted."""
+    """As after kill -9 of clipctl: nothing says whether the job exists, so nothing is submitted for a while."""
     run = stage()
 
     class Killed(Scheduler):

@@ -1,0 +1,107 @@
+"""From launch to the end and back: real processes, real overflow, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from clipctl.errors import ExitStatus
+from tests.e2e.conftest import Desk
+
+OVERFLOW = "train.faults=[{kind: overflow, at_epoch: 2, at_step: 3}]"
+
+
+@pytest.mark.timeout(600)
+def test_half_precision_overflows_and_single_precision_finishes(desk: Desk):
+    """Section 2 of the README's tour: diverged, said so, gone back, completed; the tree shows all of it."""
+    said = desk.launch("nan", "train.precision=amp_fp16", OVERFLOW, follow=True)
+    assert said.code == ExitStatus.DIVERGED, said
+    assert "REHEARSAL: carries the fault overflow from epoch 2, step 3" in said.out
+    assert "error: nan diverged at epoch 2, step 3" in said.err
+    assert "hint: clipctl resume nan --epoch 1 --precision amp_bf16" in said.err
+
+    status = desk.clipctl("status").out
+    assert "diverged at epoch 2, step 3" in status
+    assert "next: clipctl resume nan --epoch 1 --precision amp_bf16" in status
+    assert "REHEARSAL" in status
+    run = desk.status("nan")
+    assert (run["state"], run["last_incident"]["kind"]) == ("stopped", "diverged")
+
+    assert "add -y" in desk.clipctl("resume", "nan").err
+    said = desk.clipctl("resume", "--epoch", "2", "--precision", "fp32", "-y", "--follow")
+    assert said.code == 0, said
+    assert "train.batch_size  32 -> 48" in said.out
+    assert "steps an epoch    6 -> 4" in said.out
+    assert "zero-shot top-1" in said.out
+    run = desk.status("nan")
+    assert (run["state"], run["attempts"], run["batch_size"]) == ("completed", 2, 48)
+
+    tree = desk.clipctl("show", "nan").out
+    assert "attempt 1: from the start; amp_fp16, 1 x 32" in tree
+    assert "diverged at epoch 2, step 3" in tree
+    assert "    └── attempt 2: from attempts/1/checkpoints/epoch_1.pt; fp32, 1 x 48" in tree
+    assert "precision: amp_fp16 -> fp32" in tree
+    assert desk.clipctl("checkpoints", "nan", "--verify").out.count("verified") == 3
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_is_told_to_stop_goes_on_where_it_stood(desk: Desk):
+    """SIGTERM to every process of the job at once, as slurmstepd does."""
+    long = ("train.data.train_num_samples=4800", "train.epochs=1", "train.zeroshot=null")
+    assert desk.launch("term", *long).code == 0
+    desk.wait("term", lambda run: (run["progress"]["step"] or 0) >= 3)
+    desk.signal(signal.SIGTERM)
+    run = desk.wait("term", lambda run: run["state"] == "stopped")
+    assert run["last_incident"]["kind"] == "stopped"
+    assert run["last_checkpoint"]["path"].startswith("attempts/1/steps/step_")
+    said = desk.clipctl("resume", "-y", "--follow")
+    assert said.code == 0, said
+    first, second = desk.losses("term", 1), desk.losses("term", 2)
+    assert max(first) < 100
+    assert sorted([*first, *second]) == list(range(1, 101)), "every step once"
+
+
+@pytest.mark.timeout(600)
+def test_kill_9_of_everything_is_lost_and_loses_nothing(desk: Desk):
+    profile = Path(os.environ["XDG_CONFIG_HOME"]) / "clipctl" / "clusters" / "local.yaml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("extends: local\nlimits:\n  lost_after: 1.0\n")
+    long = ("train.data.train_num_samples=480", "train.epochs=40", "train.zeroshot=null")
+    with desk.watching("kill", *long) as follower:
+        desk.wait("kill", lambda run: run["last_checkpoint"] is not None)
+        follower.kill()  # the one who watches dies first: nothing happens to the job
+    step = desk.status("kill")["progress"]["step"]
+    desk.wait("kill", lambda run: run["progress"]["step"] > step)
+    desk.signal(signal.SIGKILL)
+    said = desk.clipctl("resume", "kill", "--dry-run")
+    end = time.monotonic() + 60
+    while said.code == ExitStatus.REFUSED and time.monotonic() < end:
+        assert "may be alive" in said.err
+        time.sleep(0.5)
+        said = desk.clipctl("resume", "kill", "--dry-run")
+    assert said.code == 0, said
+    assert "lost; the newest good checkpoint" in said.out
+    assert desk.status("kill")["last_incident"]["kind"] == "lost"
+    assert desk.clipctl("checkpoints", "kill", "--verify").code == 0
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_ends_the_watching_and_cancel_the_run(desk: Desk):
+    with desk.watching("watched", "train.epochs=500", "train.zeroshot=null") as follower:
+        desk.wait("watched", lambda run: run["progress"]["step"] is not None)
+        os.killpg(follower.pid, signal.SIGINT)
+        _, err = follower.communicate(timeout=60)
+    assert follower.returncode == ExitStatus.INTERRUPTED
+    assert "watched goes on: clipctl status watched" in err
+    assert "Traceback" not in err
+    step = desk.status("watched")["progress"]["step"]
+    desk.wait("watched", lambda run: run["progress"]["step"] > step)
+    assert "may be alive" in desk.clipctl("resume", "watched", "-y").err
+    assert desk.clipctl("cancel", "watched").code == 0
+    run = desk.wait("watched", lambda run: run["state"] == "cancelled")
+    assert run["next"] == "clipctl resume watched --force cancelled"
+    assert desk.clipctl("resume", "watched", "-y").code == ExitStatus.REFUSED
