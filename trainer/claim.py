@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         return ExitCode.FENCED
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return ExitCode.REFUSED
+        return ExitCode.REFUSED if isinstance(error, (ValueError, FileNotFoundError)) else ExitCode.CRASHED
     return ExitCode.COMPLETED
 
 
@@ -147,17 +147,17 @@ def _environments() -> Iterator[bytes]:
 def _take(folder: Path, mine: Claim) -> None:
     """A hard link is made exclusively, as O_EXCL is, and the claim is whole at the moment it exists."""
     temporary = folder / f".{CLAIM_FILE}.{mine.nonce}.{mine.host}.{os.getpid()}.tmp"
-    with open(temporary, "x", encoding="utf-8") as file:
-        file.write(dumps(mine))
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(dumps(mine))
+            file.flush()
+            os.fsync(file.fileno())
         os.link(temporary, folder / CLAIM_FILE)
         sync_folder(folder)
     except FileExistsError:
         _take_again(folder, mine)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def _take_again(folder: Path, mine: Claim) -> None:

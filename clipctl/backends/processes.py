@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.contract import NONCE_VARIABLE
 
 MARK = f"{NONCE_VARIABLE}=".encode()
-STATE, PARENT, START = 0, 1, 19  # in /proc/<pid>/stat, counted after the name
+PARENT, START = 1, 19  # in /proc/<pid>/stat, counted after the name
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ def look(proc: Path, pid: int) -> Process | None:
         stat = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split() if nonce else []
     except OSError:
         return None
-    if not nonce or stat[STATE] in "ZX":
-        return None
-    return Process(pid, int(stat[START]), int(stat[PARENT]), nonce)
+    return Process(pid, int(stat[START]), int(stat[PARENT]), nonce) if nonce else None
 
 
 def roots(processes: list[Process]) -> list[Process]:

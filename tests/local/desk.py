@@ -145,7 +145,7 @@ class Desk:
     def close(self) -> None:
         """Ends what was started and fails where anything of this desk is left: by nonce, or by its folder's name."""
         for log in sorted(self.folder.path.glob("jobs/*/**/*.*")):  # pytest shows it where a test fails
-            if log.suffix in (".log", ".err"):
+            if log.suffix in (".log", ".err") and log.is_file():
                 print(f"--- {log.relative_to(self.folder.path)}\n{log.read_text(errors='replace')}")
         for process in self.processes:
             process.kill()
