@@ -10,8 +10,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from clipctl.domain import JobIdentity
 from clipctl.errors import Refused

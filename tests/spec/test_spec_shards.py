@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import braceexpand
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from clipctl.spec.shards import expand
 
