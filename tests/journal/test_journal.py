@@ -98,7 +98,17 @@ def test_a_file_that_was_replaced_is_read_again_and_each_event_given_once(folder
     assert numbers(everything(folder, cursor)[0]) == [3]
 
 
-@pytest.mark.parametrize("rest", [b"", line(1), line(1, note="x" * 400) + line(2) + line(3)])
+def test_a_file_that_was_replaced_is_known_even_where_a_line_ends_at_the_old_place(folder: AttemptFolder) -> None:
+    before = line(1) + line(2)
+    folder.events.write_bytes(before)
+    _, cursor = journal.read(FILES, folder, Cursor())
+    copy = folder.path / "copy"
+    copy.write_bytes(line(3, note="x" * (len(before) - len(line(3, note="")))) + line(4))
+    os.replace(copy, folder.events)
+    assert numbers(everything(folder, cursor)[0]) == [3, 4]
+
+
+@pytest.mark.parametrize("rest", [b"", line(1), line(1, note="x" * 400) + line(2) + line(3), line(3, note="x" * 900)])
 def test_a_file_that_was_cut_or_written_over_goes_on_with_what_is_new(folder: AttemptFolder, rest: bytes) -> None:
     folder.events.write_bytes(line(1) + line(2))
     _, cursor = journal.read(FILES, folder, Cursor())
@@ -271,8 +281,9 @@ def test_nothing_else_is_a_checkpoint(folder: AttemptFolder) -> None:
     (folder.checkpoints / "tmp.pt").write_bytes(b"w" * 100)
     (folder.checkpoints / "epoch_6.pt").write_bytes(b"")
     (folder.checkpoints / "epoch_70.pt").mkdir()
+    publish(folder.checkpoints, "epoch_71.pt", epochs_done=71)
+    (folder.checkpoints / "epoch_71.pt").unlink()
     (folder.checkpoints / "epoch_71.pt").mkdir()
-    (folder.checkpoints / "epoch_71.pt.json").write_text((folder.checkpoints / "epoch_1.pt.json").read_text())
     (folder.checkpoints / "epoch_8.pt").write_bytes(b"w" * 100)
     (folder.checkpoints / "epoch_8.pt.json").write_text('{"file": "epoch_8.pt", "size"')
     os.link(folder.checkpoints / "epoch_1.pt", folder.checkpoints / "epoch_9.pt")

@@ -304,6 +304,11 @@ def _killed_in_its_commit(home: Path, to: Path) -> None:
 def test_status_after_a_writer_was_killed_in_its_commit(filled: Path, home: Path, tmp_path: Path) -> None:
     _killed_in_its_commit(home, tmp_path / "dead")
     assert (tmp_path / "dead" / "clipctl.db-journal").stat().st_size > 0
+    shutil.copytree(tmp_path / "dead", tmp_path / "another")
+    with views.reading(tmp_path / "another") as connection:
+        assert connection is not None
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("UPDATE runs SET state = 'held'")
     runs = read.status(tmp_path / "dead", now=1.0).runs
     assert {str(run.state) for run in runs} == {"queued"}
     assert len(runs) == 6
