@@ -225,7 +225,7 @@ class RecoverySpec:
     """What policy may do."""
 
     precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
-    rollback_epochs: CountOrZero = 1  # a divergence restarts at least this many epochs before its onset's last finished epoch
+    rollback_epochs: CountOrZero = 1  # a divergence restarts this far before its last epoch finished, or further
 
 
 @dataclass(frozen=True, kw_only=True)
