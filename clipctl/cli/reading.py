@@ -38,10 +38,10 @@ def status(
         return say_json(view)
     if view.scheduler:
         note(f"the scheduler could not be asked: {clean(view.scheduler)}")
-    say(*(_overview(view) if run is None else _one(view.runs[0], now)))
+    say(*(overview(view) if run is None else _one(view.runs[0], now)))
 
 
-def _overview(view: StatusView) -> list[str]:
+def overview(view: StatusView) -> list[str]:
     if not view.runs:
         return ["no runs yet: clipctl launch demo --follow"]
     header = ("RUN", "STATE", "EPOCH", "STEP", "SAMPLES", "LOSS", "/S", "ETA")

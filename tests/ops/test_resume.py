@@ -11,7 +11,7 @@ import pytest
 from clipctl.domain import Accepted, CheckpointState, JobState, RunState
 from clipctl.errors import NotFound, Refused
 from clipctl.spec import resolve
-from tests.ops.theatre import Stage
+from tests.ops.theatre import Stage, demo
 from trainer.contract import Attempt, EventKind, ExitCode, Precision, loads
 
 Stages = Callable[..., Stage]
@@ -178,6 +178,7 @@ def test_what_failed_is_refused_until_somebody_insists(stage: Stages):
     with pytest.raises(Refused, match="attempt 1 had these settings from this checkpoint, and diverged") as refused:
         run.resume(epoch=1)
     assert "--force failed-settings overrules" in refused.value.hint
+    assert run.plan(epoch=1, patch={"resources.ranks_per_node": 1}).objections == (), "other ranks: another batch"
     run.resume(epoch=1, force=("failed-settings",))
     assert "overruled: failed-settings" in run.folder.decisions.read_text()
 
@@ -253,3 +254,28 @@ def test_a_job_that_was_accepted_after_all_is_not_submitted_twice(stage: Stages)
     with pytest.raises(Refused, match="may be alive"):
         run.resume()
     assert len(run.scheduler.submitted) == 1
+
+
+def test_status_says_what_a_person_must_not_miss_in_80_columns(stage: Stages):
+    from clipctl.cli.reading import overview
+    from clipctl.home import home
+    from clipctl.ops import read
+
+    fault = "train.faults=[{kind: overflow, at_epoch: 2, at_step: 3}]"
+    run = stage(demo("train.precision=amp_fp16", fault))
+    run.launch()
+    run.event(EventKind.PROGRESS, epoch=2, into=2, loss=2.718281828, samples_per_second=340.5, steps_per_epoch=15)
+    run.save(1)
+    run.event(EventKind.DIVERGED, epoch=2, into=3, **NAN)
+    run.end(ExitCode.DIVERGED)
+    stage(demo().model_copy(update={"name": "a" * 60})).launch()
+    lines = overview(read.status(home(), now=run.time.now()))
+    assert max(map(len, lines)) <= 80
+    assert "a" * 60 in lines
+    at = next(index for index, line in enumerate(lines) if line.startswith("tiny"))
+    assert lines[at].split() == ["tiny", "stopped", "2/3", "2/15", "1,088", "2.718", "340", "-"]
+    assert lines[at + 1 : at + 4] == [
+        "    REHEARSAL: carries the fault overflow",
+        "    diverged at epoch 2, step 3 (loss nan)",
+        "    next: clipctl resume tiny --epoch 1 --precision amp_bf16",
+    ]
