@@ -80,7 +80,8 @@ def _has_views(connection: sqlite3.Connection, path: Path) -> bool:
     migrate.refuse_newer(found, path)
     if 0 < found < migrate.NEWEST:
         raise Unavailable(
-            f"{path} has schema {found}, this clipctl reads {migrate.NEWEST}", hint=f"{sys.executable} -P -m clipctl.store"
+            f"{path} has schema {found}, this clipctl reads {migrate.NEWEST}",
+            hint=f"{sys.executable} -P -m clipctl.store",
         )
     return found > 0
 
