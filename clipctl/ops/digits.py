@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -106,7 +107,8 @@ def _load() -> list[tuple[bytes, int]]:
     """(PNG, digit) of every image, in scikit-learn's order."""
     try:
         from PIL import Image
-        from sklearn.datasets import load_digits
+
+        load_digits = importlib.import_module("sklearn.datasets").load_digits  # it ships no types
     except ImportError as error:
         raise ClipctlError(
             f"the digits need {error.name}, which is not installed", "pip install 'clipctl[demo]'"

@@ -118,10 +118,13 @@ def test_without_replacement_every_sample_comes_once_before_any_comes_again(tmp_
 def test_readers_of_one_pass_share_the_shards_out() -> None:
     shards = [f"{number}.tar" for number in range(23)]
     readers = [Reader(0, 1, 0, rank, 3, worker, 2) for rank in range(3) for worker in range(2)]
+    firsts = set()
     for number in range(3):
         dealt = [list(next(itertools.islice(passes(shards, each, resampled=False), number, None))) for each in readers]
         assert sorted(itertools.chain.from_iterable(dealt)) == sorted(shards)
         assert {len(share) for share in dealt} == {3, 4}
+        firsts.add(tuple(dealt[0]))
+    assert len(firsts) == 3
 
 
 def test_with_replacement_each_reader_draws_for_itself_and_evenly() -> None:
