@@ -93,7 +93,9 @@ def gone(evidence: Evidence, limits: Limits, now: float) -> bool:
         return False
     if evidence.job is not None:
         return evidence.job.state in ENDED_STATES
-    return evidence.missing_since is not None and now - evidence.missing_since >= limits.lost_after
+    arrived = evidence.submitted or evidence.claimed
+    patience = limits.lost_after if arrived else max(limits.lost_after, limits.unanswered_for)
+    return evidence.missing_since is not None and now - evidence.missing_since >= patience
 
 
 def _lost(evidence: Evidence, now: float) -> Incident:

@@ -216,6 +216,7 @@ class Limits:
     """Patience, in seconds: fields of the cluster profile."""
 
     lost_after: NotNegative = 180.0  # successful answers that omit a job must span this before it counts as gone
+    unanswered_for: NotNegative = 180.0  # the same for a job whose submission was never answered: it may yet arrive
     claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
     rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
 

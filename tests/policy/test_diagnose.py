@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -141,6 +142,15 @@ def test_the_schedulers_own_verdict_needs_no_patience():
 )
 def test_what_is_alive_or_not_known_is_no_incident(known: dict[str, Any]):
     assert judged(**known) is None
+
+
+def test_a_submission_without_an_answer_may_still_arrive_where_silence_otherwise_says_all():
+    at_once = Limits(lost_after=0.0)
+    unanswered = evidence(submitted=False, missing_since=NOW - 179)
+    assert diagnose(unanswered, at_once, now=NOW) is None
+    assert diagnose(replace(unanswered, claimed=True), at_once, now=NOW) is not None
+    assert diagnose(replace(unanswered, submitted=True), at_once, now=NOW) is not None
+    assert diagnose(replace(unanswered, missing_since=NOW - 180), at_once, now=NOW) is not None
 
 
 def test_a_submission_without_an_answer_that_never_showed_up():
