@@ -113,6 +113,7 @@ class Store:
         with self._writing() as session:
             row = rows.existing_run(session, run)
             row.cancelled_at = None
+            row.epochs = int(intent.train["epochs"])  # a run may be given more of them
             return self._intend(session, row, intent)
 
     def _intend(self, session: Session, run: RunRow, intent: Intent) -> JobIdentity:

@@ -89,6 +89,14 @@ def test_a_refused_submission_makes_room_and_the_next_attempt_has_the_next_numbe
     assert store.intend("digits", stories.intent("n2")).attempt == 2
 
 
+def test_a_resume_can_give_a_run_more_epochs(store: Store, home: Path) -> None:
+    identity = stories.launched(store, home)
+    store.ended(identity.nonce, state=JobState.COMPLETED, basis="exit.json says code 0", time=200.0)
+    longer = stories.train(epochs=77)
+    store.intend(identity.run, stories.intent("n2", settings=longer))
+    assert store.run(identity.run).epochs == 77
+
+
 def test_an_unknown_answer_keeps_the_job_alive(store: Store, home: Path) -> None:
     store.create(stories.new_run(home, "digits"), stories.intent("n1"))
     store.answered("n1", Unknown(reason="socket timed out"), time=101.0)
