@@ -71,8 +71,12 @@ def claim(folder: Path, environ: Mapping[str, str], *, wait: float) -> None:
     _await_predecessors(folder, environ, deadline)
     _take(folder, _claim_of(nonce, environ))
     # And after: of two attempts that come at the same moment, at least one now sees the other's claim.
-    _check_newest(folder)
-    _await_predecessors(folder, environ, deadline)
+    try:
+        _check_newest(folder)
+        _await_predecessors(folder, environ, deadline)
+    except Fenced:
+        (folder / CLAIM_FILE).unlink(missing_ok=True)  # or the one that goes on would no longer hold its own
+        raise
 
 
 def still_mine(folder: Path, nonce: str) -> bool:

@@ -149,7 +149,9 @@ class Desk:
                 print(f"--- {log.relative_to(self.folder.path)}\n{log.read_text(errors='replace')}")
         for process in self.processes:
             process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in filter(None, (process.stdout, process.stderr)):  # not read: what is left could hold them open
+                pipe.close()
         try:
             eventually(lambda: not self.leftovers(), seconds=10)
         finally:

@@ -233,7 +233,9 @@ def test_two_attempts_that_come_together_never_run_together(desk: Desk, soak: ob
             mark = desk.folder.attempt(number).path / "runs"
             while process.poll() is None and not mark.exists():
                 time.sleep(0.02)
-        assert [process.poll() for process in started].count(None) <= 1
+        alive = [process.poll() is None for process in started]
+        assert alive.count(True) == 1
+        assert [desk.folder.attempt(number).claim.exists() for number in (first, first + 1)] == alive
         for process in started:
             process.kill()
             process.wait()
@@ -241,7 +243,7 @@ def test_two_attempts_that_come_together_never_run_together(desk: Desk, soak: ob
 
 def running(desk: Desk, number: int) -> subprocess.Popen[bytes]:
     """A job that claims its attempt and, where it may, stays."""
-    script = '"$0" -P -m trainer.claim --wait 1 "$1" && touch "$1/runs" && exec sleep 600'
+    script = '"$0" -P -m trainer.claim --wait 3 "$1" && touch "$1/runs" && exec sleep 600'
     folder = desk.attempt(number).path
     desk.issue(f"n{number}", number)
     return desk.start("bash", "-c", script, sys.executable, folder, job=f"n{number}")
