@@ -129,7 +129,7 @@ def test_a_set_up_that_fails_leaves_its_code_too(desk: Desk) -> None:
 
 def test_set_up_scripts_may_be_as_careless_as_they_are(desk: Desk) -> None:
     """Unset variables, failing commands, `set -e`: conda and module files do all that."""
-    desk.rank("import os; print(os.environ['CHOSEN'], os.environ['PLACE'])")
+    desk.rank(final("completed") + "import os; print(os.environ['CHOSEN'], os.environ['PLACE']); sys.exit(1)")
     setup = ('export PLACE="/opt$NOT_SET_ANYWHERE"', "false", "set -e")
 
     assert run(desk, desk.script("n1", ranks=1, setup=setup, env={"CHOSEN": "it's; $HOME"})).wait(60) == 0
