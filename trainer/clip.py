@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from open_clip import ClipLoss
 from torch import nn
 
-from trainer.contract import FaultKind, Precision, TrainSpec
+from trainer.contract import FaultKind, Loss, Precision, TrainSpec
 from trainer.position import Position
 from trainer.ranks import TorchAgreement
 from trainer.seeds import seed_for
@@ -28,7 +29,7 @@ class ClipTrainee:
         self._spec, self._device, self._rank = spec, device, rank
         self.model = model
         self._loss = loss
-        self._wrapped = _data_parallel(model, device, spec) if ranks > 1 else model
+        self._wrapped = data_parallel(model, device, spec) if ranks > 1 else model
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
         self._scaler = torch.amp.GradScaler(device.type) if spec.precision is Precision.AMP_FP16 else None
@@ -121,6 +122,16 @@ class ClipTrainee:
         return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
 
 
+def contrastive_loss(options: Loss, rank: int, ranks: int) -> nn.Module:
+    return ClipLoss(
+        local_loss=options.local_loss,
+        gather_with_grad=options.gather_with_grad,
+        cache_labels=True,
+        rank=rank,
+        world_size=ranks,
+    )
+
+
 def parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
     """open_clip's two groups in its order (optimizer state is keyed by place): without weight decay, then with."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -138,7 +149,7 @@ def _settings(spec: TrainSpec) -> dict[str, Any]:
     return {"lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps, "fused": True}
 
 
-def _data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn.Module:
+def data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn.Module:
     devices = [device] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=devices, static_graph=spec.ddp_static_graph)
 

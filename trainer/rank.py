@@ -18,7 +18,7 @@ import torch
 from trainer import provenance
 from trainer.checkpoints import CheckpointKeeper, Fenced, NoKeeper
 from trainer.claim import still_mine
-from trainer.clip import ClipTrainee
+from trainer.clip import ClipTrainee, contrastive_loss
 from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Phase
 from trainer.data import Loader
 from trainer.faults import Faults
@@ -80,7 +80,8 @@ class Rank:
             self.spec.model, device=self.device, precision="fp32"
         )
         tokenizer = open_clip.get_tokenizer(self.spec.model)
-        trainee = ClipTrainee(self.spec, model, self.loss(), self.device, self.ranks.rank, self.ranks.count)
+        loss = contrastive_loss(self.spec.loss, self.ranks.rank, self.ranks.count)
+        trainee = ClipTrainee(self.spec, model, loss, self.device, self.ranks.rank, self.ranks.count)
         notices = start.notices + (trainee.load(start.state) if start.state else ())
         self.record_start(start.position, notices)
         pin = self.device.type == "cuda"
@@ -98,16 +99,6 @@ class Rank:
         if problem := self.ranks.gather(problem)[0]:
             raise Unusable(problem)
         return load_start(run_folder, self.attempt)
-
-    def loss(self) -> torch.nn.Module:
-        options = self.spec.loss
-        return open_clip.ClipLoss(
-            local_loss=options.local_loss,
-            gather_with_grad=options.gather_with_grad,
-            cache_labels=True,
-            rank=self.ranks.rank,
-            world_size=self.ranks.count,
-        )
 
     def parts(self, trainee: ClipTrainee, source: Loader, evaluate: Callable[[], Mapping[str, Any]]) -> Parts:
         nonce = os.environ.get(NONCE_VARIABLE, "")
@@ -180,11 +171,11 @@ class Rank:
 
 
 def _device(where: Place, tf32: bool) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
     device = torch.device("cuda", where.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device

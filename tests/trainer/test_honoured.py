@@ -1,0 +1,171 @@
+"""Every field of a TrainSpec does something: change it, and see the effect."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import open_clip
+import pytest
+import torch
+
+from tests.trainer.attempts import Started, digits_spec, prepare, run_here
+from trainer import models
+from trainer.clip import contrastive_loss, data_parallel
+from trainer.contract import (
+    ExitCode,
+    Fault,
+    FaultKind,
+    Loss,
+    Optim,
+    Precision,
+    Save,
+    Schedule,
+    TrainSpec,
+    ZeroShot,
+)
+
+SHORT = {"train_num_samples": 48}  # three steps an epoch
+
+
+def run(digits: Path, folder: Path, **changes: Any) -> Started:
+    data = SHORT | changes.pop("data", {})
+    started = prepare(folder / "run", 1, digits_spec(digits, **({"epochs": 2} | changes), data=data))
+    assert run_here(started) == ExitCode.COMPLETED
+    return started
+
+
+@pytest.fixture(scope="module")
+def base(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Started:
+    return run(digits, tmp_path_factory.mktemp("base"))
+
+
+def optim(**changes: Any) -> dict[str, Any]:
+    return {"optim": dataclasses.replace(Optim(lr=1e-3, warmup=5), **changes)}
+
+
+CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "precision": lambda digits: {"precision": Precision.AMP_BF16},
+    "seed": lambda digits: {"seed": 1},
+    "batch_size": lambda digits: {"batch_size": 12},
+    "epochs": lambda digits: {"epochs": 3},
+    "data.train_data": lambda digits: {"data": {"train_data": f"{digits}/train-000000.tar"}},
+    "data.train_num_samples": lambda digits: {"data": {"train_num_samples": 64}},
+    "data.dataset_resampled": lambda digits: {"data": {"dataset_resampled": False}},
+    "data.workers": lambda digits: {"data": {"workers": 2}},
+    "optim.lr": lambda digits: optim(lr=2e-3),
+    "optim.beta1": lambda digits: optim(beta1=0.5),
+    "optim.beta2": lambda digits: optim(beta2=0.5),
+    "optim.eps": lambda digits: optim(eps=1e-2),
+    "optim.wd": lambda digits: optim(wd=0.9),
+    "optim.warmup": lambda digits: optim(warmup=2),
+    "optim.lr_scheduler": lambda digits: optim(warmup=1, lr_scheduler=Schedule.CONST),
+    "optim.grad_clip_norm": lambda digits: optim(grad_clip_norm=0.01),
+    "faults": lambda digits: {"faults": (Fault(kind=FaultKind.PLATEAU, at_epoch=1, at_step=2),)},
+}
+
+
+@pytest.mark.parametrize("field", CHANGE_THE_LOSSES)
+def test_it_changes_the_losses(field: str, base: Started, digits: Path, tmp_path: Path) -> None:
+    changed = run(digits, tmp_path, **CHANGE_THE_LOSSES[field](digits))
+    assert [loss for loss, _ in changed.losses().values()] != [loss for loss, _ in base.losses().values()]
+
+
+def test_model(base: Started, digits: Path, tmp_path: Path) -> None:
+    config = json.loads((Path(models.__file__).parent / "ViT-digits-32.json").read_text())
+    config["vision_cfg"]["layers"] = 1
+    (tmp_path / "ViT-one-layer.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "ViT-one-layer.json")
+    small = run(digits, tmp_path, model="ViT-one-layer", epochs=1)
+    sizes = [started.manifests()["checkpoints/epoch_1.pt"].size for started in (small, base)]
+    assert sizes[0] < sizes[1]
+
+
+def test_log_every_n_steps(base: Started, digits: Path, tmp_path: Path) -> None:
+    seen = run(digits, tmp_path, log_every_n_steps=2).events("progress")
+    assert [event.step for event in base.events("progress")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in seen] == [2, 3, 4, 6], "every second one, and an epoch's last"
+
+
+def files(started: Started) -> list[str]:
+    return list(started.manifests())
+
+
+def test_save(base: Started, digits: Path, tmp_path: Path) -> None:
+    assert files(base) == ["checkpoints/epoch_1.pt", "checkpoints/epoch_2.pt"]
+    assert files(run(digits, tmp_path / "frequency", save=Save(save_frequency=2))) == ["checkpoints/epoch_2.pt"]
+    assert files(run(digits, tmp_path / "last", save=Save(keep_last=1))) == ["checkpoints/epoch_2.pt"]
+    assert "steps/step_5.pt" in files(run(digits, tmp_path / "steps", save=Save(steps=2)))
+    assert "steps/step_5.pt" in files(run(digits, tmp_path / "minutes", save=Save(minutes=1e-9)))
+
+
+def test_zeroshot(digits: Path, tmp_path: Path) -> None:
+    held_out = str(digits / "test.tar")
+    every = run(digits, tmp_path / "1", zeroshot=ZeroShot(data=held_out, frequency=1, classes="digits"))
+    last = run(digits, tmp_path / "2", zeroshot=ZeroShot(data=held_out, frequency=5, classes="digits"))
+    other = run(digits, tmp_path / "3", zeroshot=ZeroShot(data=held_out, frequency=5, classes="birds"))
+    train = run(digits, tmp_path / "4", zeroshot=ZeroShot(data=str(digits), frequency=5, classes="digits"))
+    assert (len(every.events("evaluated")), len(last.events("evaluated"))) == (2, 1)
+    assert last.events("evaluated")[0].facts["samples"] == 355
+    assert "birds" in other.events("evaluated")[0].facts["error"]
+    assert "error" in train.events("evaluated")[0].facts, "shards, but not one folder a class"
+
+
+def test_max_bad_fraction(digits: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(digits, shards)
+    for number in range(4):
+        path = shards / f"train-{number:06d}.tar"
+        path.write_bytes(path.read_bytes().replace(b"IHDR", b"XXXX"))
+    data = {"train_num_samples": 160, "max_bad_fraction": 0.99}
+    assert run(shards, tmp_path, batch_size=32, data=data).events("data")[0].facts["bad"] > 16
+
+
+def test_tf32(digits: Path, tmp_path: Path) -> None:
+    for wanted in (False, True):
+        run(digits, tmp_path / str(wanted), epochs=1, tf32=wanted)
+        flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        assert flags == (wanted, wanted)
+
+
+@pytest.mark.parametrize("field", ["local_loss", "gather_with_grad"])
+def test_loss(field: str) -> None:
+    for wanted in (False, True):
+        assert getattr(contrastive_loss(Loss(**{field: wanted}), 0, 2), field) is wanted
+
+
+def test_ddp_static_graph(digits: Path, tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        for wanted in (False, True):
+            spec = digits_spec(digits, ddp_static_graph=wanted)
+            assert data_parallel(torch.nn.Linear(2, 2), torch.device("cpu"), spec).static_graph is wanted
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+SHOWN_ABOVE = {
+    "model", "log_every_n_steps", "tf32", "ddp_static_graph", "data.max_bad_fraction",
+    "save.save_frequency", "save.keep_last", "save.steps", "save.minutes",
+    "zeroshot.data", "zeroshot.frequency", "zeroshot.classes", "loss.local_loss", "loss.gather_with_grad",
+}  # fmt: skip
+SHOWN_ELSEWHERE = {"zeroshot.batch_size": "test_zeroshot.py"}
+
+
+def test_no_field_is_forgotten() -> None:
+    shown = SHOWN_ABOVE | set(CHANGE_THE_LOSSES) | set(SHOWN_ELSEWHERE)
+    assert set(fields_of(TrainSpec)) == shown
+
+
+def fields_of(kind: type, prefix: str = "") -> list[str]:
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        if name.startswith("__"):
+            continue
+        inner = next((item for item in (hint, *get_args(hint)) if dataclasses.is_dataclass(item)), None)
+        found += fields_of(inner, f"{prefix}{name}.") if inner and name != "faults" else [f"{prefix}{name}"]
+    return found
