@@ -47,6 +47,19 @@ if rank == 0:
     sys.exit(85)
 """
 
+# Submits a script and then follows it for ever, as `clipctl launch --follow` does.
+SUBMITTING = """
+import sys, time
+from pathlib import Path
+from clipctl.backends.local import LocalBackend
+from clipctl.domain import JobIdentity
+identity = JobIdentity(run="demo", run_id="r1", attempt=1, nonce=sys.argv[2], submitted_at=0.0)
+print(LocalBackend().submit(Path(sys.argv[1]), identity))
+sys.stdout.flush()
+if "stay" in sys.argv:
+    time.sleep(600)
+"""
+
 
 @dataclass
 class Desk:

@@ -16,23 +16,10 @@ import pytest
 from clipctl.backends.local import LocalBackend
 from clipctl.backends.processes import Process, send
 from clipctl.domain import Accepted, JobState, Limits, QueueSnapshot, Rejected, Unknown, Unobservable
-from tests.local.desk import PROC, TRAINING, Desk, eventually
+from tests.local.desk import PROC, SUBMITTING, TRAINING, Desk, eventually
 from trainer.contract import NONCE_VARIABLE, Exit, ExitCode
 
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
-
-# Submits a script and then follows it for ever, as `clipctl launch --follow` does.
-FOLLOWING = """
-import sys, time
-from pathlib import Path
-from clipctl.backends.local import LocalBackend
-from clipctl.domain import JobIdentity
-identity = JobIdentity(run="demo", run_id="r1", attempt=1, nonce=sys.argv[2], submitted_at=0.0)
-print(LocalBackend().submit(Path(sys.argv[1]), identity))
-sys.stdout.flush()
-if "stay" in sys.argv:
-    time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -113,7 +100,7 @@ def test_two_ranks_train_and_stop_with_a_checkpoint_when_asked(training: Desk, b
 def test_a_job_outlives_the_command_line_that_launched_it(desk: Desk, backend: LocalBackend) -> None:
     """Its output ends too: nothing of the job may hold on to the pipe of `clipctl launch | tee log`."""
     desk.rank(TRAINING)
-    cli = desk.start(sys.executable, "-c", FOLLOWING, desk.script("n1"), desk.nonce("n1"))
+    cli = desk.start(sys.executable, "-c", SUBMITTING, desk.script("n1"), desk.nonce("n1"))
     out, err = cli.communicate(timeout=60)
 
     assert out.startswith(b"Accepted"), err
@@ -126,7 +113,7 @@ def test_a_job_outlives_the_command_line_that_launched_it(desk: Desk, backend: L
 def test_a_job_outlives_the_one_who_follows_it(ending: str, desk: Desk, backend: LocalBackend) -> None:
     desk.rank(TRAINING)
     script = desk.script("n1")
-    pid, terminal = in_a_terminal(sys.executable, "-c", FOLLOWING, str(script), desk.nonce("n1"), "stay")
+    pid, terminal = in_a_terminal(sys.executable, "-c", SUBMITTING, str(script), desk.nonce("n1"), "stay")
     desk.ready()
     if ending == "ctrl-c":
         eventually(lambda: b"Accepted" in os.read(terminal, 4096))
@@ -149,7 +136,7 @@ def test_a_job_outlives_the_one_who_follows_it(ending: str, desk: Desk, backend:
 def test_a_ctrl_c_in_the_middle_of_the_submission_does_not_cut_it_in_two(desk: Desk, backend: LocalBackend) -> None:
     desk.rank(TRAINING)
     script = desk.script("n1")
-    pid, terminal = in_a_terminal(sys.executable, "-c", FOLLOWING, str(script), desk.nonce("n1"), "stay")
+    pid, terminal = in_a_terminal(sys.executable, "-c", SUBMITTING, str(script), desk.nonce("n1"), "stay")
     eventually(lambda: commands(desk, "clipctl.backends.submission"))
     os.write(terminal, b"\x03")
     os.waitpid(pid, 0)
@@ -319,56 +306,6 @@ def test_a_job_folder_that_cannot_be_written_is_a_refusal(desk: Desk, backend: L
     (script.parent / "submitit").write_text("in the way")
 
     assert isinstance(backend.submit(script, desk.identity("n1")), Rejected)
-
-
-# --- what a job sees ---------------------------------------------------------------------------------
-
-SHOW_ENVIRONMENT = "import os; print(*sorted(os.environ.items()), sep='\\n')"
-
-
-@pytest.mark.parametrize("devices", ["0,3", None])
-def test_the_gpus_of_a_job_are_its_users_not_submitits(
-    devices: str | None, desk: Desk, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if devices:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
-    desk.rank(SHOW_ENVIRONMENT)
-    desk.submit("n1", desk.script("n1", ranks=1))
-    desk.exit("n1")
-
-    seen = [line for line in desk.log("n1", "rank_0").splitlines() if "CUDA_VISIBLE_DEVICES" in line]
-    assert seen == ([str(("CUDA_VISIBLE_DEVICES", devices))] if devices else [])
-
-
-def test_a_rank_sees_no_allocation_that_is_not_its_own(
-    desk: Desk, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    desk.rank(SHOW_ENVIRONMENT)
-    desk.submit("n1", desk.script("n1", ranks=1))
-    desk.exit("n1")
-
-    seen = desk.log("n1", "rank_0")
-    assert "('RANK', '0')" in seen
-    assert "SLURM_" not in seen and "SUBMITIT_" not in seen
-
-
-def test_what_a_job_writes_is_its_users_alone(training: Desk) -> None:
-    assert stopped(training).code == ExitCode.STOPPED
-    job = training.job("n1")
-    for path in (job.path / "submitit", job.exit, job.logs / "script.log", job.logs / "rank_0.log"):
-        assert path.stat().st_mode & 0o077 == 0, path
-
-
-def test_submitit_is_not_imported_by_whoever_submits(desk: Desk) -> None:
-    desk.rank("")
-    code = FOLLOWING + "assert not any(name.startswith(('submitit', 'pydantic')) for name in sys.modules)"
-    cli = desk.start(sys.executable, "-c", code, desk.script("n1"), desk.nonce("n1"))
-
-    assert cli.wait(60) == 0
-    desk.exit("n1")
 
 
 def in_a_terminal(*command: str) -> tuple[int, int]:
