@@ -133,6 +133,11 @@ class QueueSnapshot:
 
     time: float
     jobs: Mapping[str, JobReport]  # by nonce
+    host: str | None = None  # set: only jobs that were started there can be seen
+
+    def covers(self, scheduler_id: str | None) -> bool:
+        """A home on a network file system is shared by hosts that do not see each other's processes."""
+        return self.host is None or scheduler_id is None or scheduler_id.endswith(f"@{self.host}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,13 @@ class Unobservable:
     """The scheduler could not be asked. Never the same as "no jobs"."""
 
     reason: str
+
+
+def answer_about(scheduler_id: str | None, answer: QueueSnapshot | Unobservable) -> QueueSnapshot | Unobservable:
+    """What an answer says about one job: nothing, where it was asked on another host than the job's."""
+    if isinstance(answer, QueueSnapshot) and not answer.covers(scheduler_id):
+        return Unobservable(reason=f"the job {scheduler_id} is on another host than this one")
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True)

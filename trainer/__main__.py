@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.contract import ATTEMPT_FILE, SCHEMA, Attempt, ExitCode, loads
 from trainer.origin import refuse_foreign
+from trainer.signals import StopRequest
 
 
 def main(arguments: list[str]) -> int:
@@ -23,9 +24,13 @@ def main(arguments: list[str]) -> int:
     if attempt.schema > SCHEMA:
         print(f"error: {folder} was written by a newer clipctl (schema {attempt.schema} > {SCHEMA})", file=sys.stderr)
         return ExitCode.REFUSED
-    from trainer.rank import run  # seconds of imports: only for an attempt that can be read
+    stop = StopRequest()
+    stop.listen()  # before the imports that take seconds
+    from trainer.rank import run
 
-    return run(attempt, folder)
+    code = run(attempt, folder, stop)
+    stop.ignore()
+    return code
 
 
 if __name__ == "__main__":

@@ -31,30 +31,30 @@ from trainer.resume import Start, Unusable, check_parent, load_start
 from trainer.schedule import Geometry
 from trainer.seeds import seed_for
 from trainer.shards import DataError
-from trainer.signals import StopRequest, listening
+from trainer.signals import StopRequest
 from trainer.zeroshot import EvaluationError, zero_shot
 
 
-def run(attempt: Attempt, folder: Path) -> int:
+def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
     where = place(os.environ)
     recorder: Recorder = FileRecorder(folder) if where.rank == 0 else Silent()
     start = Position(Geometry.of(attempt.train, attempt.ranks))
-    with listening() as stop:
-        try:
-            outcome = Rank(attempt, folder, where, recorder, stop).run()
-            # Ranks that leave early with a code would have rank 0 killed while it writes its last word.
-            code = outcome.code if where.rank == 0 else ExitCode.COMPLETED
-        except Fenced as error:
-            print(f"fenced: {error}", file=sys.stderr)
-            return ExitCode.FENCED
-        except (Unusable, DataError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            code, outcome = ExitCode.REFUSED, _crashed(start, where, str(error))
-        except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
-            traceback.print_exc()
-            code, outcome = ExitCode.CRASHED, _crashed(start, where, f"{type(error).__name__}: {error}")
-        recorder.event(outcome.kind, outcome.at, **outcome.facts)
+    try:
+        outcome = Rank(attempt, folder, where, recorder, stop).run()
+        # Ranks that leave early with a code would have rank 0 killed while it writes its last word.
+        code = outcome.code if where.rank == 0 else ExitCode.COMPLETED
+    except Fenced as error:
+        print(f"fenced: {error}", file=sys.stderr)
         recorder.close()
+        return ExitCode.FENCED
+    except (Unusable, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code, outcome = ExitCode.REFUSED, _crashed(start, where, str(error))
+    except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
+        traceback.print_exc()
+        code, outcome = ExitCode.CRASHED, _crashed(start, where, f"{type(error).__name__}: {error}")
+    recorder.event(outcome.kind, outcome.at, **outcome.facts)
+    recorder.close()
     return code
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from trainer.loop import Measured
 
-RENDEZVOUS_VARIABLE = "CLIPCTL_RENDEZVOUS"  # file:///…: ranks of one machine need no port
+RENDEZVOUS_VARIABLE = "CLIPCTL_RENDEZVOUS"  # a file: ranks of one machine need no port
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,8 @@ class TorchRanks:
     def __init__(self, where: Place, device: torch.device) -> None:
         self.rank, self.count, self.device = where.rank, where.count, device
         if self.count > 1:
-            dist.init_process_group(
-                backend="nccl" if device.type == "cuda" else "gloo",
-                init_method=os.environ.get(RENDEZVOUS_VARIABLE, "env://"),
-                rank=self.rank,
-                world_size=self.count,
-            )
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=_meeting_place(self.count), rank=self.rank, world_size=self.count)
 
     def agree(self, row: torch.Tensor, stop: int, bad: int, seen: int) -> TorchAgreement:
         said = torch.tensor([stop, bad, seen], dtype=torch.float32).to(self.device, non_blocking=True)
@@ -71,6 +67,12 @@ class TorchRanks:
     def close(self) -> None:
         if self.count > 1:
             dist.destroy_process_group()
+
+
+def _meeting_place(ranks: int) -> dist.Store | None:
+    """None: MASTER_ADDR and MASTER_PORT say it. Not by init_method: a URL would end at a `#` in a folder's name."""
+    path = os.environ.get(RENDEZVOUS_VARIABLE)
+    return dist.FileStore(path, ranks) if path else None
 
 
 class TorchAgreement:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 # USR1: Slurm's warning before wall time. TERM: preemption's grace, scancel. INT: a person's Ctrl-C.
@@ -17,16 +15,14 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal = 0
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def listen(self) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+
+    def ignore(self) -> None:
+        """Once the last word is said, to the very end: a signal during tear-down would change the exit code."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-
-
-@contextmanager
-def listening() -> Iterator[StopRequest]:
-    request = StopRequest()
-    before = {number: signal.signal(number, request.note) for number in STOP_SIGNALS}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -58,7 +58,7 @@ def rank_environment(base: Mapping[str, str], rank: int, ranks: int, rendezvous:
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
-        "CLIPCTL_RENDEZVOUS": f"file://{rendezvous}",
+        "CLIPCTL_RENDEZVOUS": str(rendezvous),
         "PYTHONUNBUFFERED": "1",
     }
 

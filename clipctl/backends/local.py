@@ -72,7 +72,7 @@ class LocalBackend:
             return found
         boot, nonces = boot_time(self.proc), {process.nonce for process in found}
         jobs = {nonce: _report([item for item in found if item.nonce == nonce], boot) for nonce in nonces}
-        return QueueSnapshot(time=now, jobs=jobs)
+        return QueueSnapshot(time=now, jobs=jobs, host=socket.gethostname())
 
     def find(self, identity: JobIdentity) -> JobReport | Unobservable | None:
         found = self._scan()

@@ -29,7 +29,7 @@ def status(
     from clipctl.home import home
     from clipctl.ops import queue, read
 
-    now, asked = time.time(), queue.ask(home())
+    asked, now = queue.ask(home()), time.time()
     if run is None:
         view = read.status(home(), now=now, queue=asked, everything=everything)
     else:
@@ -138,8 +138,8 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     from clipctl.home import home
     from clipctl.ops import queue, read
 
-    now = time.time()
-    view = read.show(home(), run, now=now, queue=queue.ask(home()))
+    asked, now = queue.ask(home()), time.time()
+    view = read.show(home(), run, now=now, queue=asked)
     if as_json:
         return say_json(view)
     from clipctl.cli.tree import lineage

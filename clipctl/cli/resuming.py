@@ -26,16 +26,16 @@ def resume(
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Restart from this file.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="amp_fp16, amp_bf16 or fp32.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="A rank; wins over the precision's.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed")] = None,
-    lr: Annotated[str | None, typer.Option("--lr")] = None,
-    grad_clip: Annotated[str | None, typer.Option("--grad-clip", help="The norm.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another data order.")] = None,
+    lr: Annotated[str | None, typer.Option("--lr", help="The peak of the schedule.")] = None,
+    grad_clip: Annotated[str | None, typer.Option("--grad-clip", help="The largest norm of the gradients.")] = None,
     sets: Sets = None,
     force: Annotated[list[str] | None, typer.Option("--force", metavar="NAME", help="Overrule this objection.")] = None,
     follow: Follow = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Go on with a run that ended: as policy proposes, or from where and with what is asked for."""
+    """Go on with a run that ended. As policy proposes, or from where and with what is asked for."""
     from clipctl.ops.resume import Wish
     from clipctl.spec import patch_of
 
@@ -93,7 +93,8 @@ def _only_candidate() -> str:
     from clipctl.home import home
     from clipctl.ops import queue, read
 
-    found = read.resumable(home(), now=time.time(), queue=queue.ask(home()))
+    asked = queue.ask(home())
+    found = read.resumable(home(), now=time.time(), queue=asked)
     if len(found) == 1:
         return found[0].name
     if not found:

@@ -37,23 +37,21 @@ def show_preset(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_preset)],
     as_json: AsJson = False,
 ) -> None:
-    """A preset or cluster profile, as it is written; with --json, a preset with every value resolved."""
+    """A preset or cluster profile, as it is written. With --json, with every value resolved."""
     from clipctl.errors import NotFound
     from clipctl.presets import cluster_files, preset_file
 
-    file = preset_file(name) or next(iter(cluster_files(name)), None)
+    preset = preset_file(name)
+    file = preset or next(iter(cluster_files(name)), None)
     if file is None:
         raise NotFound(f"there is no preset or cluster '{name}'", hint="clipctl presets")
-    if as_json:
-        return _resolved(name)
-    say(file.read_text(encoding="utf-8").rstrip("\n"))
+    if not as_json:
+        return say(file.read_text(encoding="utf-8").rstrip("\n"))
+    from clipctl.spec import load_cluster, resolve
 
-
-def _resolved(argument: str) -> None:
-    from clipctl.spec import resolve
-
-    spec = resolve(argument)
-    say_json({"schema": SCHEMA, "spec": spec.model_dump(mode="json")})
+    if preset is not None:
+        return say_json({"schema": SCHEMA, "spec": resolve(name).model_dump(mode="json")})
+    say_json({"schema": SCHEMA, "cluster": load_cluster(name).model_dump(mode="json")})
 
 
 @app.command()
@@ -74,7 +72,7 @@ def digits(
         Path | None, typer.Argument(metavar="[FOLDER]", help="$CLIPCTL_HOME/data/digits where not given.")
     ] = None,
 ) -> None:
-    """Handwritten digits as webdataset shards, from the images that scikit-learn ships: the demo's data."""
+    """Handwritten digits as webdataset shards: the demo's data. The images are those that scikit-learn ships."""
     from clipctl.home import home
     from clipctl.ops.digits import write_digits
 

@@ -98,7 +98,7 @@ def submitted(begun: Submitted) -> None:
 
 @app.command()
 def render(what: What, name: Name = None, cluster: ClusterName = None, sets: Sets = None) -> None:
-    """Print the job script, byte for byte what a launch submits (but for the run's id and the job's nonce)."""
+    """Print the job script. Byte for byte what a launch submits, but for the run's id and the job's nonce."""
     import sys
 
     from clipctl.ops import launch as operation

@@ -15,7 +15,7 @@ def cancel(
     run: RunName,
     force: Annotated[bool, typer.Option("--force", help="Kill it; it does not get the time to save.")] = False,
 ) -> None:
-    """Stop a run for good: its job saves and ends, and nothing starts it again but a person's resume."""
+    """Stop a run for good. Its job saves and ends, and nothing starts it again but a person's resume."""
     from clipctl.ops import cancel as operation
     from clipctl.ops.clock import SystemClock
 

@@ -21,6 +21,7 @@ from clipctl.domain import (
     Limits,
     QueueSnapshot,
     Unobservable,
+    answer_about,
 )
 from clipctl.errors import Refused
 from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
@@ -79,6 +80,7 @@ def _look(
     job: JobRecord, answer: QueueSnapshot | Unobservable, limits: Limits, store: Store, clock: Clock, files: Files
 ) -> Observation:
     identity = job.identity
+    answer = answer_about(job.scheduler_id, answer)
     report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
     if job.live and isinstance(answer, QueueSnapshot):
         store.observed(identity.nonce, report, time=answer.time)

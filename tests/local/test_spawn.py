@@ -61,14 +61,14 @@ def test_every_rank_knows_its_place_and_has_a_log_of_its_own(desk: Desk) -> None
 
     told = [json.loads(desk.log("n1", f"rank_{rank}")) for rank in range(3)]
     rendezvous = told[0][0][3]
-    assert rendezvous.startswith(f"file://{desk.job('n1').path}/rendezvous-")
+    assert rendezvous.startswith(f"{desk.job('n1').path}/rendezvous-")
     for rank, (values, attempt) in enumerate(told):
         assert values == [str(rank), str(rank), "3", rendezvous, "lo", "1"]
         assert attempt == str(desk.folder.attempt(1).path)
 
 
 def test_a_rendezvous_is_used_once_and_leaves_nothing(desk: Desk) -> None:
-    desk.rank("import os; path = os.environ['CLIPCTL_RENDEZVOUS'][7:]; open(path, 'a'); print(path)")
+    desk.rank("import os; path = os.environ['CLIPCTL_RENDEZVOUS']; open(path, 'a'); print(path)")
     assert spawn(desk, ranks=1).wait(60) == 0
     folder = desk.folder.attempt(1).path
     desk.python("trainer.spawn", "-n", "1", "--module", "stand_in", folder, job="n1").wait(60)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipctl.domain import IncidentKind, JobIdentity, JobState, Rejected, RunState, Unknown
+from clipctl.domain import Accepted, IncidentKind, JobIdentity, JobState, Rejected, RunState, Unknown
 from clipctl.errors import Refused, Unavailable
 from clipctl.ops import execute
 from tests.ops.theatre import Scheduler, Stage
@@ -177,3 +177,16 @@ def test_the_script_is_what_render_shows(stage: Stages):
     begun = run.launch()
     start = execute.Start(spec=run.spec, cluster=run.cluster, folder=run.folder)
     assert run.scheduler.submitted[0].read_text() == execute.script_of(start, begun.identity)
+
+
+def test_a_job_on_another_host_is_not_judged_from_here(stage: Stages):
+    """A home on NFS: this host's /proc says nothing about that one's processes."""
+    run = stage()
+    run.scheduler.answer = Accepted(scheduler_id="17@here")
+    run.launch()
+    run.scheduler.host = "somewhere-else"
+    run.scheduler.jobs.clear()
+    run.time.sleep(10_000)
+    seen = run.look()
+    assert not seen.over
+    assert "another host" in seen.unobservable

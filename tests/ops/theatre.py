@@ -13,6 +13,7 @@ from clipctl.domain import (
     JobIdentity,
     JobReport,
     JobState,
+    Limits,
     QueueSnapshot,
     Rejected,
     RunState,
@@ -50,6 +51,7 @@ class Scheduler:
     answer: Accepted | Rejected | Unknown = field(default_factory=lambda: Accepted(scheduler_id="17"))
     jobs: dict[str, JobState] = field(default_factory=dict)
     reachable: bool = True
+    host: str | None = None  # set: it sees only jobs of that host, as the local backend does
     submitted: list[Path] = field(default_factory=list)
 
     def submit(self, script: Path, identity: JobIdentity) -> Accepted | Rejected | Unknown:
@@ -61,7 +63,8 @@ class Scheduler:
     def poll(self, since: datetime) -> QueueSnapshot | Unobservable:
         if not self.reachable:
             return Unobservable(reason="timed out")
-        return QueueSnapshot(time=self.time.now(), jobs={nonce: self._report(nonce) for nonce in self.jobs})
+        jobs = {nonce: self._report(nonce) for nonce in self.jobs}
+        return QueueSnapshot(time=self.time.now(), jobs=jobs, host=self.host)
 
     def find(self, identity: JobIdentity) -> JobReport | Unobservable | None:
         return self._report(identity.nonce) if identity.nonce in self.jobs else None
@@ -84,7 +87,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.time)
-        self.cluster = load_cluster(self.spec.cluster)
+        patience = Limits(lost_after=180.0)  # as for a scheduler that can be late
+        self.cluster = load_cluster(self.spec.cluster).model_copy(update={"limits": patience})
         assert self.spec.root is not None
         self.folder = RunFolder.of(self.spec.root, self.spec.name)
 

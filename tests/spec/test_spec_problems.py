@@ -193,9 +193,9 @@ def make(folder: Path, *names: str) -> None:
 def test_a_pattern_that_matches_nothing(tmp_path: Path) -> None:
     pattern = f"{tmp_path}/{{0..2}}.tar"
     spec = resolve("demo", sets=[f"train.data.train_data={pattern}", "train.zeroshot=null"])
-    assert missing_data(spec) == (
-        f"train.data.train_data={pattern}: matches no file; {tmp_path}/0.tar and all others are not there",
-    )
+    (line,) = missing_data(spec)
+    assert line.startswith("train.data.train_data=")
+    assert line.endswith(f": matches no file; {tmp_path}/0.tar and all others are not there")
 
 
 def test_a_few_missing_shards_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from trainer.contract import (
     dumps,
     loads,
 )
+from trainer.signals import StopRequest
 from trainer.verify import read_manifest
 
 PATIENCE = 240.0  # seconds; generous, for busy machines
@@ -94,7 +96,7 @@ def digits_spec(digits: Path, **changes: Any) -> TrainSpec:
 def prepare(
     run_folder: Path, number: int, train: TrainSpec, *, ranks: int = 1, parent: Parent | None = None
 ) -> Started:
-    nonce = f"nonce{number}"
+    nonce = secrets.token_hex(8)
     folder, job = run_folder / "attempts" / str(number), run_folder / "jobs" / nonce
     folder.mkdir(parents=True)
     job.mkdir(parents=True)
@@ -112,7 +114,7 @@ def run_here(started: Started) -> int:
     before = os.environ.get(NONCE_VARIABLE)
     os.environ[NONCE_VARIABLE] = started.nonce
     try:
-        return run(loads(Attempt, (started.folder / "attempt.json").read_text()), started.folder)
+        return run(loads(Attempt, (started.folder / "attempt.json").read_text()), started.folder, StopRequest())
     finally:
         os.environ.pop(NONCE_VARIABLE)
         if before is not None:

@@ -75,11 +75,11 @@ def test_a_rank_that_hangs_does_not_even_hear_sigterm(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from trainer.contract import Fault, FaultKind;"
         "from trainer.faults import Faults; from trainer.position import Position;"
         "from trainer.schedule import Geometry;"
-        "from trainer.signals import listening\n"
-        "with listening():\n"
-        "    print('here', flush=True)\n"
-        "    faults = Faults([Fault(kind=FaultKind.HANG, at_epoch=1)], 0, Path(sys.argv[1]))\n"
-        "    faults.let_loose(Position(Geometry(640, 32, 2, 1)), None)\n"
+        "from trainer.signals import StopRequest\n"
+        "StopRequest().listen()\n"
+        "print('here', flush=True)\n"
+        "faults = Faults([Fault(kind=FaultKind.HANG, at_epoch=1)], 0, Path(sys.argv[1]))\n"
+        "faults.let_loose(Position(Geometry(640, 32, 2, 1)), None)\n"
         "print('went on', flush=True)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "faults")]

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from clipctl import journal
 from clipctl.diagnose import diagnose
-from clipctl.domain import CheckpointRecord, Evidence, Incident, JobReport, QueueSnapshot, RunState, Unobservable
+from clipctl.domain import (
+    CheckpointRecord,
+    Evidence,
+    Incident,
+    JobReport,
+    QueueSnapshot,
+    RunState,
+    Unobservable,
+    answer_about,
+)
 from clipctl.journal import Files, Landmarks
 from clipctl.layout import RunFolder
 from clipctl.run_state import RunFacts, run_state
@@ -51,6 +60,9 @@ def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: flo
         notes = (f"{job.folder} did not answer within {patience:g} s: this is what the store knew",)
     except OSError as error:
         notes = (f"{job.folder} could not be read ({error.strerror}): this is what the store knew",)
+    asked, queue = queue, queue and answer_about(job.scheduler_id, queue)
+    if isinstance(queue, Unobservable) and queue is not asked:
+        notes += (queue.reason,)
     report = queue.jobs.get(job.identity.nonce) if isinstance(queue, QueueSnapshot) else None
     missing_since = _missing_since(job, report, queue)
     evidence = _evidence(job, written, report, queue, missing_since, now)
