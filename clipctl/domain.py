@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from trainer.contract import CheckpointManifest, CountOrZero, Event, Exit, Heartbeat, NotNegative, Parent, Precision
+from trainer.contract import (
+    CheckpointManifest,
+    CountOrZero,
+    Event,
+    Exit,
+    Heartbeat,
+    NotNegative,
+    Parent,
+    Positive,
+    Precision,
+)
 
 
 class JobState(StrEnum):
@@ -125,6 +135,16 @@ class JobReport:
     state: JobState
     raw: str  # the scheduler's own text
     started_at: float | None = None
+    ends_at: float | None = None  # when wall time is over; once it ended, when
+    expected_start: float | None = None  # the scheduler's estimate while it waits
+    reason: str = ""  # the scheduler's word for why it waits, or ended
+    nodes: str = ""  # as the scheduler writes them: jwb[0001-0096]
+    node_count: int | None = None
+    restarts: int = 0  # the same id started again, by the site
+    exit_code: str = ""  # of the script, code:signal
+    derived_exit_code: str = ""  # the highest of its steps
+    preempted_at: float | None = None
+    cancelled_by: int | None = None  # uid, where the scheduler says it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +185,7 @@ class JobHandle:
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
     scheduler_id: str
+    differences: tuple[str, ...] = ()  # what the scheduler made of the script that is not what it says, a line each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +252,8 @@ class Limits:
     unanswered_for: NotNegative = 180.0  # the same for a job whose submission was never answered: it may yet arrive
     claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
     rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
+    query_timeout: Positive = 30.0  # a question to the scheduler
+    submit_timeout: Positive = 180.0  # sbatch itself tries again for two minutes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +22,8 @@ class Backend(Protocol):
     def submit(self, script: Path, identity: JobIdentity) -> Accepted | Rejected | Unknown:
         """Submits `script` (jobs/<nonce>/submission.sh) once. Unknown: look it up with `find`, never submit again."""
 
-    def poll(self, since: datetime) -> QueueSnapshot | Unobservable:
-        """All own jobs, in one query. `since`: how far back a scheduler's accounting has to look."""
+    def poll(self, jobs: Sequence[JobIdentity]) -> QueueSnapshot | Unobservable:
+        """All own jobs, in one query. `jobs`: those asked about; only for ones that left the queue is more asked."""
 
     def find(self, identity: JobIdentity) -> JobReport | Unobservable | None:
         """One job by what makes it ours, whatever its scheduler id. None: an answer, and the job is not in it."""

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from clipctl.backends.processes import Process, boot_time, roots, scan, send
@@ -66,13 +65,13 @@ class LocalBackend:
             time.sleep(LOOK_EVERY)
         return Unknown(reason=f"no process of the job showed up within {self.patience:g} s; see {job / FOLDER}")
 
-    def poll(self, since: datetime) -> QueueSnapshot | Unobservable:
+    def poll(self, jobs: Sequence[JobIdentity]) -> QueueSnapshot | Unobservable:
         now, found = time.time(), self._scan()
         if isinstance(found, Unobservable):
             return found
         boot, nonces = boot_time(self.proc), {process.nonce for process in found}
-        jobs = {nonce: _report([item for item in found if item.nonce == nonce], boot) for nonce in nonces}
-        return QueueSnapshot(time=now, jobs=jobs, host=socket.gethostname())
+        reports = {nonce: _report([item for item in found if item.nonce == nonce], boot) for nonce in nonces}
+        return QueueSnapshot(time=now, jobs=reports, host=socket.gethostname())
 
     def find(self, identity: JobIdentity) -> JobReport | Unobservable | None:
         found = self._scan()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from clipctl import journal
@@ -71,8 +70,8 @@ def observe(
     """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing."""
     if not jobs:
         return ()
-    since = datetime.fromtimestamp(min(job.identity.submitted_at for job in jobs), UTC)
-    answer = backend.poll(since) if any(job.live for job in jobs) else Unobservable(reason="nothing to ask for")
+    live = [job.identity for job in jobs if job.live]
+    answer = backend.poll(live) if live else Unobservable(reason="nothing to ask for")
     return tuple(_look(job, answer, limits, store, clock, files or LocalFiles()) for job in jobs)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from clipctl.backends.local import LocalBackend
@@ -15,5 +14,4 @@ def ask(home: Path) -> QueueSnapshot | Unobservable | None:
     live = read.jobs_live(home)
     if not live:
         return None
-    oldest = min(job.identity.submitted_at for _, job in live)
-    return LocalBackend().poll(datetime.fromtimestamp(oldest, UTC))
+    return LocalBackend().poll([job.identity for _, job in live])

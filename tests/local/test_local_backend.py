@@ -8,7 +8,6 @@ import pty
 import signal
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from clipctl.backends.processes import Process, send
 from clipctl.domain import Accepted, JobState, Limits, QueueSnapshot, Rejected, Unknown, Unobservable
 from tests.local.desk import PROC, SUBMITTING, TRAINING, Desk, eventually
 from trainer.contract import NONCE_VARIABLE, Exit, ExitCode
-
-SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ def training(desk: Desk, backend: LocalBackend) -> Desk:
 
 
 def jobs(backend: LocalBackend, desk: Desk) -> dict[str, JobState]:
-    answer = backend.poll(SINCE)
+    answer = backend.poll([])
     assert isinstance(answer, QueueSnapshot)
     known = {nonce: nonce.partition("-") for nonce in answer.jobs}
     return {job: answer.jobs[nonce].state for nonce, (job, _, tag) in known.items() if tag == desk.tag}
@@ -284,7 +281,7 @@ def test_submitits_code_for_another_round_never_leaves_the_job(desk: Desk, backe
 def test_without_proc_nothing_is_known_and_nothing_submitted(desk: Desk, tmp_path: Path) -> None:
     backend, script = LocalBackend(proc=tmp_path / "no-proc"), desk.script("n1")
 
-    assert isinstance(backend.poll(SINCE), Unobservable)
+    assert isinstance(backend.poll([]), Unobservable)
     assert isinstance(backend.find(desk.identity("n1")), Unobservable)
     assert isinstance(backend.submit(script, desk.identity("n1")), Rejected)
     assert not (script.parent / "submitit").exists()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Scheduler:
             self.jobs[identity.nonce] = JobState.RUNNING
         return self.answer
 
-    def poll(self, since: datetime) -> QueueSnapshot | Unobservable:
+    def poll(self, asked: Sequence[JobIdentity]) -> QueueSnapshot | Unobservable:
         if not self.reachable:
             return Unobservable(reason="timed out")
         jobs = {nonce: self._report(nonce) for nonce in self.jobs}

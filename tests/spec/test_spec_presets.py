@@ -67,7 +67,14 @@ def test_the_profiles() -> None:
 
 
 def test_the_default_patience_is_pinned() -> None:
-    patience = Limits(lost_after=180.0, unanswered_for=180.0, claim_wait=600.0, rank_grace=30.0)
+    patience = Limits(
+        lost_after=180.0,
+        unanswered_for=180.0,
+        claim_wait=600.0,
+        rank_grace=30.0,
+        query_timeout=30.0,
+        submit_timeout=180.0,
+    )
     assert load_cluster("juwels-booster").limits == patience
     assert load_cluster("local").limits == replace(patience, lost_after=0.0)
 
