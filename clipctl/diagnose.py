@@ -1,13 +1,15 @@
 """What became of one attempt: an Incident from Evidence. Pure; whether it happened before is policy's business.
 
-The order of belief is the trainer's final event, then what the script left behind, then the scheduler's silence.
+The order of belief is the trainer's final event, then the scheduler's verdict, then the exit code, then silence.
+Slurm's COMPLETED is not "training finished", and its FAILED may be a preemption whose grace signal ended the script.
 """
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
-from clipctl.domain import ENDED_STATES, Evidence, Incident, IncidentKind, Limits
+from clipctl.domain import ENDED_STATES, Evidence, Incident, IncidentKind, JobReport, JobState, Limits
 from trainer.contract import Event, EventKind, ExitCode
 
 
@@ -15,15 +17,96 @@ def diagnose(evidence: Evidence, limits: Limits, *, now: float) -> Incident | No
     """None: completed, still alive, or not known well enough to say. `now` in seconds, the clock of `missing_since`."""
     if evidence.diverged is not None:  # before the final event: a script that was killed afterwards changes nothing
         return _diverged(evidence, evidence.diverged)
+    if evidence.final is not None and evidence.final.kind == EventKind.COMPLETED:
+        return None
+    if not _is_over(evidence, limits, now):
+        return None
+    if evidence.cancel_requested:
+        detail = "cancelled" if evidence.final else "cancelled before the trainer's last word"
+        lines = (_where(evidence.final, evidence.final.kind),) if evidence.final else ()
+        return _incident(evidence, IncidentKind.CANCELLED_BY_USER, detail, at=evidence.final, lines=lines)
+    if (verdict := _verdict(evidence)) is not None:
+        kind, detail = verdict
+        lines = (*_scheduler_lines(evidence), *_word_lines(evidence), *evidence.log_tail)
+        return _incident(evidence, kind, detail, at=evidence.final, lines=lines)
     if evidence.final is not None:
         return _ended_with_a_word(evidence, evidence.final)
-    if evidence.cancel_requested and (evidence.exit is not None or gone(evidence, limits, now)):
-        return _incident(evidence, IncidentKind.CANCELLED_BY_USER, "cancelled before the trainer's last word")
     if evidence.exit is not None:
         return _ended_with_a_code(evidence, evidence.exit.code)
-    if gone(evidence, limits, now):
-        return _lost(evidence, now)
+    return _lost(evidence, now)
+
+
+def gone(evidence: Evidence, limits: Limits, now: float) -> bool:
+    """Only answers count: a scheduler that was not asked, or did not answer, has said nothing about the job."""
+    if not evidence.observed:
+        return False
+    if evidence.job is not None:
+        return evidence.job.state in ENDED_STATES
+    arrived = evidence.submitted or evidence.claimed
+    patience = limits.lost_after if arrived else max(limits.lost_after, limits.unanswered_for)
+    return evidence.missing_since is not None and now - evidence.missing_since >= patience
+
+
+def _is_over(evidence: Evidence, limits: Limits, now: float) -> bool:
+    """Whether the job has ended, and the scheduler has said what it will say about that."""
+    if evidence.job is not None:
+        return evidence.job.state in ENDED_STATES
+    if evidence.final is None and evidence.exit is None:
+        return gone(evidence, limits, now)
+    return evidence.observed or evidence.at_exit is None  # silent, and there is one: it may yet say "preempted"
+
+
+# --- the scheduler's verdict ------------------------------------------------------------------------
+
+_VERDICTS = {
+    JobState.TIMEOUT: (IncidentKind.TIMED_OUT, "wall time was over"),
+    JobState.DEADLINE: (IncidentKind.TIMED_OUT, "its deadline came"),
+    JobState.NODE_FAIL: (IncidentKind.NODE_FAILED, "a node failed"),
+    JobState.BOOT_FAIL: (IncidentKind.NODE_FAILED, "a node did not boot"),
+    JobState.OUT_OF_MEMORY: (IncidentKind.OUT_OF_MEMORY, "a node's memory was used up"),
+}
+
+
+def _verdict(evidence: Evidence) -> tuple[IncidentKind, str] | None:
+    """What the scheduler holds responsible; None where it does not know better than the trainer."""
+    job, at_exit, final = evidence.job, evidence.at_exit, evidence.final
+    reports = [report for report in (job, at_exit) if report is not None]
+    if any(report.state is JobState.PREEMPTED or report.preempted_at is not None for report in reports):
+        return IncidentKind.PREEMPTED, "preempted by a job of higher priority"
+    if job is not None and job.state is JobState.CANCELLED:
+        return _cancelled(job, evidence.uid)
+    if job is not None and job.state in _VERDICTS:
+        return _VERDICTS[job.state]
+    if final is not None and final.kind == EventKind.STOPPED and final.facts.get("signal") == signal.SIGUSR1:
+        return IncidentKind.TIMED_OUT, "warned before the end of wall time: saved and stopped"
     return None
+
+
+def _cancelled(job: JobReport, uid: int | None) -> tuple[IncidentKind, str]:
+    if job.cancelled_by is not None and job.cancelled_by == uid:
+        return IncidentKind.CANCELLED_BY_USER, "cancelled with the scheduler's own command"
+    who = "the scheduler does not say by whom" if job.cancelled_by is None else f"by user {job.cancelled_by}"
+    return IncidentKind.CANCELLED_BY_ADMIN, f"cancelled, {who}"
+
+
+def _scheduler_lines(evidence: Evidence) -> tuple[str, ...]:
+    job, at_exit = evidence.job or evidence.at_exit, evidence.at_exit
+    if job is None:
+        return ()
+    nodes = f" on {job.nodes}" if job.nodes else ""
+    code = f", exit code {job.exit_code}" if job.exit_code else ""
+    preempted = next((report for report in (job, at_exit) if report and report.preempted_at is not None), None)
+    return (f"scheduler: job {job.scheduler_id} {job.state}{nodes}{code}",) + (
+        (f"scheduler: PreemptTime {preempted.preempted_at:.0f} (seconds since 1970)",) if preempted else ()
+    )
+
+
+def _word_lines(evidence: Evidence) -> tuple[str, ...]:
+    final = evidence.final
+    if final is None:
+        return ()
+    said = f"checkpoint {final.facts['checkpoint']}" if final.facts.get("checkpoint") else final.facts.get("error", "")
+    return (_where(final, f"{final.kind} {said}".rstrip()),)
 
 
 # --- the trainer's last word ------------------------------------------------------------------------
@@ -46,17 +129,11 @@ def _diverged(evidence: Evidence, event: Event) -> Incident:
     )
 
 
-def _ended_with_a_word(evidence: Evidence, final: Event) -> Incident | None:
-    if final.kind == EventKind.COMPLETED:
-        return None
-    if evidence.cancel_requested:
-        return _incident(
-            evidence, IncidentKind.CANCELLED_BY_USER, "cancelled", at=final, lines=(_where(final, final.kind),)
-        )
+def _ended_with_a_word(evidence: Evidence, final: Event) -> Incident:
     if final.kind == EventKind.STOPPED:
-        signal = final.facts.get("signal", "a signal")
-        line = _where(final, f"stopped on {signal}, checkpoint {final.facts.get('checkpoint', 'of this step')}")
-        return _incident(evidence, IncidentKind.STOPPED, f"asked to stop by {signal}", at=final, lines=(line,))
+        asked = final.facts.get("signal", "a signal")
+        line = _where(final, f"stopped on {asked}, checkpoint {final.facts.get('checkpoint', 'of this step')}")
+        return _incident(evidence, IncidentKind.STOPPED, f"asked to stop by {asked}", at=final, lines=(line,))
     error = str(final.facts.get("error", "no error text"))
     line = _where(final, f"crashed on rank {final.facts.get('rank', '?')}: {error}")
     ranks = _whole_numbers([final.facts.get("rank")])
@@ -87,22 +164,9 @@ def _signal(code: int) -> str:
     return f" (signal {code - 128})" if 128 < code < 160 else ""
 
 
-def gone(evidence: Evidence, limits: Limits, now: float) -> bool:
-    """Only answers count: a scheduler that was not asked, or did not answer, has said nothing about the job."""
-    if not evidence.observed:
-        return False
-    if evidence.job is not None:
-        return evidence.job.state in ENDED_STATES
-    arrived = evidence.submitted or evidence.claimed
-    patience = limits.lost_after if arrived else max(limits.lost_after, limits.unanswered_for)
-    return evidence.missing_since is not None and now - evidence.missing_since >= patience
-
-
 def _lost(evidence: Evidence, now: float) -> Incident:
-    lines = []
-    if evidence.job is not None:
-        lines.append(f"scheduler: {evidence.job.state} ({evidence.job.raw})")
-    elif evidence.missing_since is not None:
+    lines = list(_scheduler_lines(evidence))
+    if evidence.job is None and evidence.missing_since is not None:
         lines.append(f"absent from every answer of the scheduler for {now - evidence.missing_since:.0f} s")
     lines.append("no final event, no exit.json")
     if not (evidence.submitted or evidence.claimed):

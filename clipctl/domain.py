@@ -88,11 +88,19 @@ class IncidentKind(StrEnum):
 
     DIVERGED = "diverged"
     CRASHED = "crashed"
-    STOPPED = "stopped"  # asked to (wall time, preemption, a person), with a checkpoint
+    STOPPED = "stopped"  # asked to by a signal that nothing explains, with a checkpoint
+    PREEMPTED = "preempted"
+    TIMED_OUT = "timed_out"  # wall time; with a checkpoint where the save signal came through
+    NODE_FAILED = "node_failed"
+    OUT_OF_MEMORY = "out_of_memory"
     FENCED = "fenced"
     LOST = "lost"  # its processes are gone without a word
     CANCELLED_BY_USER = "cancelled_by_user"
+    CANCELLED_BY_ADMIN = "cancelled_by_admin"  # or by whom the scheduler does not say
     SUBMIT_REFUSED = "submit_refused"  # the scheduler said no, or the job's files could not be written: no job exists
+
+
+CANCELS = frozenset({IncidentKind.CANCELLED_BY_USER, IncidentKind.CANCELLED_BY_ADMIN})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +242,7 @@ class Evidence:
     observed: bool  # False: the scheduler could not be asked
     submitted: bool  # an answer to the submission is recorded
     exit: Exit | None = None
+    at_exit: JobReport | None = None  # the scheduler's word on the job when its script ended, from exit.json
     final: Event | None = None  # the trainer's last word
     diverged: Event | None = None  # the first one
     progress: Event | None = None  # newest
@@ -241,6 +250,7 @@ class Evidence:
     claimed: bool = False
     missing_since: float | None = None  # first successful answer that omitted the job, without a later sighting
     cancel_requested: bool = False
+    uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
 
 

@@ -76,11 +76,11 @@ class LocalFiles:
 class Landmarks:
     """The events of an attempt that say where it is and how it ended."""
 
-    started: Event | None = None
+    started: Event | None = None  # newest
     progress: Event | None = None  # newest
     checkpoint: Event | None = None  # newest
-    diverged: Event | None = None  # first
-    final: Event | None = None  # the trainer's last word
+    diverged: Event | None = None  # first since then
+    final: Event | None = None  # the trainer's last word since then
 
 
 def landmarks(events: Iterable[Event], so_far: Landmarks | None = None) -> Landmarks:
@@ -91,8 +91,8 @@ def landmarks(events: Iterable[Event], so_far: Landmarks | None = None) -> Landm
             found = replace(found, progress=event)
         elif event.kind == EventKind.CHECKPOINT:
             found = replace(found, checkpoint=event)
-        elif event.kind == EventKind.STARTED and found.started is None:
-            found = replace(found, started=event)
+        elif event.kind == EventKind.STARTED:  # again: the site started the same job once more
+            found = replace(found, started=event, diverged=None, final=None)
         elif event.kind == EventKind.DIVERGED and found.diverged is None:
             found = replace(found, diverged=event)
         if event.kind in contract.FINAL_EVENTS:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipctl.domain import (
+    CANCELS,
     AttemptRecord,
     CheckpointRecord,
     CheckpointState,
@@ -55,6 +56,8 @@ def decide(history: History, incident: Incident | None, recovery: RecoverySpec, 
         return Hold(basis="a person's cancel is final")
     if incident is None:
         return Wait(basis="how the newest attempt ended is not known yet")
+    if incident.kind in CANCELS:
+        return Hold(basis=f"{_words(incident.kind)}: {incident.detail}")
     if incident.kind is IncidentKind.DIVERGED:
         return _after_divergence(history, incident, recovery)
     return _after_another_end(history, incident, recovery)
@@ -76,8 +79,12 @@ def _after_another_end(history: History, incident: Incident, recovery: RecoveryS
     remedy = Remedy(parent=parent)
     refused = objections(remedy, history)
     if refused:
-        return Hold(basis=f"{incident.kind}; {refused[0].text}")
-    return Resubmit(remedy=remedy, basis=f"{incident.kind}; {why}, same settings")
+        return Hold(basis=f"{_words(incident.kind)}; {refused[0].text}")
+    return Resubmit(remedy=remedy, basis=f"{_words(incident.kind)}; {why}, same settings")
+
+
+def _words(kind: IncidentKind) -> str:
+    return kind.replace("_", " ")
 
 
 def _next_precisions(recovery: RecoverySpec, current: Precision) -> tuple[Precision, ...]:
@@ -150,9 +157,12 @@ def _state_objections(history: History) -> Iterator[Objection]:
     if history.state is RunState.HELD:
         reason = history.hold_reason or "by a person"
         yield Objection(name="held", text=f"the run is held: {reason}", hint=f"clipctl release {history.run}")
+    incident = history.attempts[-1].incident
+    hint = f"clipctl resume {history.run} --force cancelled"
     if history.state is RunState.CANCELLED:
-        hint = f"clipctl resume {history.run} --force cancelled"
         yield Objection(name="cancelled", text="the run was cancelled by a person", hint=hint)
+    elif incident is not None and incident.kind in CANCELS:
+        yield Objection(name="cancelled", text=f"its last job was {incident.detail}", hint=hint)
 
 
 def _parent_objections(parent: CheckpointRecord | Parent, history: History) -> Iterator[Objection]:

@@ -99,13 +99,14 @@ def opened() -> Iterator[Store]:
 
 def looked_at(store: Store, run: str) -> Backend:
     """The run's backend, after one look at its newest job: what is decided next is decided on fresh facts."""
+    from clipctl.backends.by_name import backend_for
     from clipctl.ops.clock import SystemClock
-    from clipctl.ops.observe import backend_of, observe
+    from clipctl.ops.observe import observe
     from clipctl.spec import load_cluster
 
     record = store.run(run)
     cluster = load_cluster(record.cluster)
-    backend, job = backend_of(cluster), store.newest_job(run)
+    backend, job = backend_for(cluster.scheduler, cluster.limits), store.newest_job(run)
     if job is not None:
         observe([job], backend=backend, limits=cluster.limits, store=store, clock=SystemClock())
     return backend

@@ -31,9 +31,9 @@ def status(
 
     asked, now = queue.ask(home()), time.time()
     if run is None:
-        view = read.status(home(), now=now, queue=asked, everything=everything)
+        view = read.status(home(), now=now, queues=asked, everything=everything)
     else:
-        view = read.run_status(home(), run, now=now, queue=asked)
+        view = read.run_status(home(), run, now=now, queues=asked)
     if as_json:
         return say_json(view)
     if view.scheduler:
@@ -139,7 +139,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     from clipctl.ops import queue, read
 
     asked, now = queue.ask(home()), time.time()
-    view = read.show(home(), run, now=now, queue=asked)
+    view = read.show(home(), run, now=now, queues=asked)
     if as_json:
         return say_json(view)
     from clipctl.cli.tree import lineage
@@ -214,7 +214,6 @@ def logs(
     attempt: Annotated[int | None, typer.Option("--attempt", help="Of this attempt; else the newest.")] = None,
 ) -> None:
     """What a run's processes printed."""
-    from clipctl.domain import QueueSnapshot
     from clipctl.home import home
     from clipctl.ops import logs as operation, queue
     from clipctl.ops.clock import SystemClock
@@ -222,8 +221,7 @@ def logs(
     job = operation.job_of(home(), run, attempt)
 
     def alive() -> bool:
-        answer = queue.ask(home())
-        return job.live and (not isinstance(answer, QueueSnapshot) or job.identity.nonce in answer.jobs)
+        return job.live and queue.may_live(home(), job.identity.nonce)
 
     for line in operation.lines(job, rank=rank, alive=alive if follow else None, clock=SystemClock()):
         say(line)

@@ -94,7 +94,7 @@ def _only_candidate() -> str:
     from clipctl.ops import queue, read
 
     asked = queue.ask(home())
-    found = read.resumable(home(), now=time.time(), queue=asked)
+    found = read.resumable(home(), now=time.time(), queues=asked)
     if len(found) == 1:
         return found[0].name
     if not found:

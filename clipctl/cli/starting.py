@@ -65,12 +65,13 @@ def launch(
 
 
 def _start(plan: LaunchPlan, follow: bool) -> None:
+    from clipctl.backends.by_name import backend_for
     from clipctl.ops import launch as operation
     from clipctl.ops.clock import SystemClock
     from clipctl.ops.digits import write_digits
-    from clipctl.ops.observe import backend_of
 
-    backend = backend_of(plan.start.cluster)
+    cluster = plan.start.cluster
+    backend = backend_for(cluster.scheduler, cluster.limits)
     if plan.prepare is not None:
         write_digits(plan.prepare)
     with opened() as store:
@@ -79,7 +80,7 @@ def _start(plan: LaunchPlan, follow: bool) -> None:
         if follow:
             from clipctl.cli.watch import watch
 
-            watch(begun.identity, plan.start.cluster.limits, store, backend)
+            watch(begun.identity, cluster.limits, store, backend)
 
 
 def submitted(begun: Submitted) -> None:

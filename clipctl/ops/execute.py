@@ -139,6 +139,7 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         run_id=secrets.token_hex(4),
         folder=start.folder.path,
         cluster=start.spec.cluster,
+        scheduler=start.cluster.scheduler,
         spec=text,
         epochs=start.spec.train.epochs,
         limits=start.cluster.limits,

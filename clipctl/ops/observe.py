@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clipctl import journal
 from clipctl.backends import Backend
-from clipctl.backends.local import LocalBackend
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
     ENDED_STATES,
@@ -22,12 +22,10 @@ from clipctl.domain import (
     Unobservable,
     answer_about,
 )
-from clipctl.errors import Refused
 from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
-from clipctl.spec import Cluster
 from clipctl.store import Answer, JobRecord
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 
@@ -48,14 +46,6 @@ class Observation:
     def over(self) -> bool:
         """The job has ended for certain."""
         return not self.job.live
-
-
-def backend_of(cluster: Cluster) -> Backend:
-    """Refused: this version cannot submit there."""
-    if cluster.scheduler != "local":
-        message = f"cluster {cluster.name} uses {cluster.scheduler}; this version submits to the local scheduler only"
-        raise Refused(message, "clipctl launch demo --cluster local")
-    return LocalBackend()
 
 
 def observe(
@@ -142,6 +132,7 @@ def _evidence(
         claimed=claim is not None and claim.nonce == job.identity.nonce,
         missing_since=job.missing_since,
         cancel_requested=job.cancel_requested,
+        uid=os.getuid(),
         log_tail=_log_tail(job, files) if ended and unexplained else (),
     )
 
@@ -156,8 +147,8 @@ def _end(evidence: Evidence, limits: Limits) -> str:
     report = evidence.job
     if report is not None and report.state in ENDED_STATES:
         return f"the scheduler says {report.state}"
-    if report is not None and report.state is not JobState.COMPLETING:
-        return ""  # the script's trap may have run, but something of it still lives
+    if report is not None:
+        return ""  # the script's trap may have run, but something of it still lives; COMPLETING counts as alive
     if evidence.exit is not None:
         return f"exit.json says code {evidence.exit.code}"
     return "absent from the scheduler's answers" if gone(evidence, limits, evidence.time) else ""

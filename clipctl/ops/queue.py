@@ -1,17 +1,38 @@
-"""One question to the schedulers of whatever may live, for commands that only look. Nothing heavy is imported."""
+"""One question to each scheduler of whatever may live, for commands that only look. Nothing heavy is imported."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from clipctl.backends.local import LocalBackend
-from clipctl.domain import QueueSnapshot, Unobservable
+from clipctl.backends.by_name import backend_for
+from clipctl.domain import ENDED_STATES, JobIdentity, Limits, QueueSnapshot, Unobservable
 from clipctl.ops import read
 
+PATIENCE = 5.0  # seconds that a person waits for a scheduler, whatever the cluster's own patience is
 
-def ask(home: Path) -> QueueSnapshot | Unobservable | None:
-    """None: nothing in the store may live, so there was nothing to ask. Jobs are local ones in this version."""
-    live = read.jobs_live(home)
-    if not live:
-        return None
-    return LocalBackend().poll([job.identity for _, job in live])
+
+def ask(home: Path) -> Mapping[str, QueueSnapshot | Unobservable]:
+    """By cluster; only those with jobs that may live are asked, once each."""
+    asked: dict[tuple[str, str], list[JobIdentity]] = defaultdict(list)
+    patience: dict[str, Limits] = {}
+    for run, job in read.jobs_live(home):
+        asked[run.cluster, run.scheduler].append(job.identity)
+        patience[run.cluster] = replace(run.limits, query_timeout=min(PATIENCE, run.limits.query_timeout))
+    return {
+        cluster: backend_for(scheduler, patience[cluster]).poll(jobs) for (cluster, scheduler), jobs in asked.items()
+    }
+
+
+def may_live(home: Path, nonce: str) -> bool:
+    """Whether a scheduler lists the job as alive, or one that could know of it does not answer."""
+    return any(_may_live(answer, nonce) for answer in ask(home).values())
+
+
+def _may_live(answer: QueueSnapshot | Unobservable, nonce: str) -> bool:
+    if isinstance(answer, Unobservable):
+        return True
+    report = answer.jobs.get(nonce)
+    return report is not None and report.state not in ENDED_STATES

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from clipctl import policy
 from clipctl.domain import (
+    CANCELS,
     AttemptRecord,
     CheckpointRecord,
     CheckpointState,
     Decision,
     History,
     Hold,
+    IncidentKind,
     Objection,
     Remedy,
     Resubmit,
@@ -167,14 +169,19 @@ def _remedy(wish: Wish, history: History, record: RunRecord) -> tuple[Remedy, st
         parent, why = policy.parent_after(history, newest.incident, recovery)
         return Remedy(parent=parent, patch=wish.patch), f"{why}; changes asked for by a person"
     # What a person decided before is an objection below, by its name; what policy would do otherwise is the question.
-    asked = replace(history, state=RunState.STOPPED) if history.state in _A_PERSONS_WORD else history
-    chosen = policy.decide(asked, newest.incident, recovery, now=0.0)
+    asked = _without_a_persons_word(history)
+    chosen = policy.decide(asked, asked.attempts[-1].incident, recovery, now=0.0)
     if isinstance(chosen, Resubmit):
         return chosen.remedy, chosen.basis
     raise Refused(f"{record.name}: {chosen.basis}", _instead(chosen, history))
 
 
-_A_PERSONS_WORD = (RunState.HELD, RunState.CANCELLED)
+def _without_a_persons_word(history: History) -> History:
+    newest, incident = history.attempts[-1], history.attempts[-1].incident
+    if incident is not None and incident.kind in CANCELS:
+        newest = replace(newest, incident=replace(incident, kind=IncidentKind.STOPPED))
+    state = RunState.STOPPED if history.state in (RunState.HELD, RunState.CANCELLED) else history.state
+    return replace(history, state=state, attempts=(*history.attempts[:-1], newest))
 
 
 def _instead(chosen: Decision, history: History) -> str:

@@ -27,6 +27,7 @@ class NewRun:
     run_id: str  # unique over all stores: part of the job's name
     folder: Path  # absolute: <root>/runs/<name>
     cluster: str
+    scheduler: str  # the cluster's
     spec: str  # the text of run.json
     epochs: int
     limits: Limits = field(default_factory=Limits)  # the cluster's patience
@@ -53,6 +54,7 @@ class RunRecord:
     run_id: str
     folder: Path
     cluster: str
+    scheduler: str
     spec: str  # the text of run.json
     epochs: int
     limits: Limits

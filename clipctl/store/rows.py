@@ -97,8 +97,8 @@ def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, curso
 
 def _mark(attempt: AttemptRow, events: list[Event]) -> None:
     found = landmarks(events)
-    if found.started is not None and attempt.started is None:
-        attempt.started = found.started.seq
+    if found.started is not None:
+        attempt.started, attempt.diverged, attempt.final = found.started.seq, None, None
     if found.progress is not None:
         attempt.progress = found.progress.seq
     if found.checkpoint is not None:

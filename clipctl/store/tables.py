@@ -13,6 +13,7 @@ class RunRow(SQLModel, table=True):
     run_id: str = Field(unique=True)
     folder: str
     cluster: str
+    scheduler: str = Field(sa_column_kwargs={"server_default": "local"})
     spec: str
     epochs: int
     limits: str

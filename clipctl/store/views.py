@@ -123,6 +123,7 @@ def _run(row: Row) -> RunRecord:
         run_id=row["run_id"],
         folder=Path(row["folder"]),
         cluster=row["cluster"],
+        scheduler=row["scheduler"],
         spec=row["spec"],
         epochs=row["epochs"],
         limits=contract.loads(Limits, row["limits"]),

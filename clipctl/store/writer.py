@@ -95,6 +95,7 @@ class Store:
                 run_id=new.run_id,
                 folder=str(new.folder),
                 cluster=new.cluster,
+                scheduler=new.scheduler,
                 spec=new.spec,
                 epochs=new.epochs,
                 limits=contract.dumps(new.limits),
@@ -121,6 +122,7 @@ class Store:
         facts = {
             "run_id": run.run_id,
             "cluster": run.cluster,
+            "scheduler": run.scheduler,
             "epochs": run.epochs,
             "limits": json.loads(run.limits),
             "nonce": intent.nonce,

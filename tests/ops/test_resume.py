@@ -198,6 +198,22 @@ def test_a_cancelled_run_needs_a_word(stage: Stages):
     assert run.state in (RunState.QUEUED, RunState.RUNNING)
 
 
+def test_a_job_that_somebody_scancelled_is_not_started_again_without_a_word(stage: Stages):
+    run = stage()
+    run.launch()
+    run.event(EventKind.STOPPED, epoch=1, into=4, signal=15, checkpoint="steps/step_4.pt")
+    saved = run.save(0, into=4)
+    run.scheduler.jobs = dict.fromkeys(run.scheduler.jobs, JobState.CANCELLED)
+    run.look()
+    assert run.state is RunState.STOPPED
+    with pytest.raises(Refused, match=r"its last job was cancelled, .* \(cancelled\)") as refused:
+        run.resume()
+    assert "clipctl resume tiny --force cancelled" in refused.value.hint
+    again = run.resume(force=("cancelled",))
+    started = run.store.history(run.run).attempts[again.identity.attempt - 1]
+    assert started.parent_path == str(saved.relative_to(run.folder.path))
+
+
 def test_a_held_run_is_released_first(stage: Stages):
     from clipctl.ops import hold
 

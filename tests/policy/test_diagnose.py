@@ -124,7 +124,7 @@ def test_lost_is_silence_over_answers_that_span_the_patience():
 def test_the_schedulers_own_verdict_needs_no_patience():
     incident = judged(job=report(JobState.NODE_FAIL))
     assert incident is not None
-    assert incident.lines[0] == "scheduler: NODE_FAIL (NODE_FAIL)"
+    assert incident.lines[0] == "scheduler: job 17 NODE_FAIL"
 
 
 @pytest.mark.parametrize(
@@ -157,3 +157,70 @@ def test_a_submission_without_an_answer_that_never_showed_up():
     incident = judged(submitted=False, claimed=False, missing_since=NOW - 200)
     assert incident is not None
     assert (incident.kind, incident.detail) == (IncidentKind.LOST, "never reached the scheduler")
+
+
+# --- what Slurm says --------------------------------------------------------------------------------
+
+SAVED = event(EventKind.STOPPED, signal=15, checkpoint="steps/step_34.pt")
+WARNED = event(EventKind.STOPPED, signal=10, checkpoint="steps/step_34.pt")
+BROKEN = event(EventKind.CRASHED, error="ConnectionResetError: a rank is gone", rank=0)
+PREEMPTED = replace(report(JobState.RUNNING), preempted_at=NOW - 30)  # as the job's own script saw it
+ME, ROOT = 1000, 0
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        # a preemption in its four disguises
+        ({"job": report(JobState.PREEMPTED)}, IncidentKind.PREEMPTED),
+        ({"job": report(JobState.PREEMPTED), "final": SAVED}, IncidentKind.PREEMPTED),
+        ({"job": report(JobState.FAILED), "final": SAVED, "at_exit": PREEMPTED}, IncidentKind.PREEMPTED),
+        ({"job": report(JobState.COMPLETED), "at_exit": PREEMPTED}, IncidentKind.PREEMPTED),
+        ({"job": None, "exit": Exit(code=143, time=NOW), "at_exit": PREEMPTED}, IncidentKind.PREEMPTED),
+        # wall time, with and without the save before it
+        ({"job": report(JobState.TIMEOUT)}, IncidentKind.TIMED_OUT),
+        ({"job": report(JobState.FAILED), "final": WARNED}, IncidentKind.TIMED_OUT),
+        ({"final": WARNED, "exit": Exit(code=85, time=NOW)}, IncidentKind.TIMED_OUT),
+        ({"job": report(JobState.DEADLINE)}, IncidentKind.TIMED_OUT),
+        # a node's death is not the trainer's fault, even where a rank could still say what it saw of it
+        ({"job": report(JobState.NODE_FAIL)}, IncidentKind.NODE_FAILED),
+        ({"job": report(JobState.NODE_FAIL), "final": BROKEN}, IncidentKind.NODE_FAILED),
+        ({"job": report(JobState.OUT_OF_MEMORY), "final": BROKEN}, IncidentKind.OUT_OF_MEMORY),
+        # scancel, by whom
+        ({"job": replace(report(JobState.CANCELLED), cancelled_by=ME)}, IncidentKind.CANCELLED_BY_USER),
+        ({"job": replace(report(JobState.CANCELLED), cancelled_by=ME), "final": SAVED}, IncidentKind.CANCELLED_BY_USER),
+        ({"job": replace(report(JobState.CANCELLED), cancelled_by=ROOT)}, IncidentKind.CANCELLED_BY_ADMIN),
+        ({"job": report(JobState.CANCELLED)}, IncidentKind.CANCELLED_BY_ADMIN),
+        # a state is no cause: the trainer's word and the exit code count
+        ({"job": report(JobState.FAILED), "final": SAVED}, IncidentKind.STOPPED),
+        ({"job": report(JobState.FAILED), "final": BROKEN}, IncidentKind.CRASHED),
+        ({"job": report(JobState.COMPLETED), "exit": Exit(code=0, time=NOW)}, IncidentKind.CRASHED),
+        ({"job": report(JobState.FAILED), "exit": Exit(code=87, time=NOW)}, IncidentKind.FENCED),
+        ({"job": report(JobState.FAILED)}, IncidentKind.LOST),
+        ({"job": report(JobState.NODE_FAIL), "final": NAN, "diverged": NAN}, IncidentKind.DIVERGED),
+    ],
+)
+def test_the_schedulers_verdict_and_the_trainers_word(known: dict[str, Any], kind: IncidentKind):
+    incident = judged(uid=ME, claimed=True, **known)
+    assert incident is not None
+    assert incident.kind is kind
+    assert incident.lines
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"job": report(JobState.COMPLETING), "final": BROKEN},
+        {"job": report(JobState.RUNNING), "final": SAVED, "exit": Exit(code=85, time=NOW)},
+        {"final": BROKEN, "exit": Exit(code=1, time=NOW), "at_exit": report(JobState.RUNNING), "observed": False},
+    ],
+    ids=["still completing", "still listed", "not answering"],
+)
+def test_a_cause_is_waited_for_while_the_scheduler_may_yet_name_one(known: dict[str, Any]):
+    assert judged(**known) is None
+
+
+def test_a_completed_run_is_completed_whatever_slurm_says():
+    done = event(EventKind.COMPLETED, seconds=3)
+    for state in (JobState.FAILED, JobState.NODE_FAIL, JobState.TIMEOUT, JobState.CANCELLED):
+        assert judged(final=done, job=report(state), uid=ME) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -130,6 +132,7 @@ def test_a_crash_before_any_checkpoint_starts_again_where_the_attempt_did():
 
 
 STOPPED = attempt(1, incident=ended(1, IncidentKind.STOPPED))
+SCANCELLED = replace(ended(1, IncidentKind.CANCELLED_BY_USER), detail="with scancel")
 
 
 @pytest.mark.parametrize(
@@ -140,8 +143,9 @@ STOPPED = attempt(1, incident=ended(1, IncidentKind.STOPPED))
         (history(attempt(1), state=RunState.COMPLETED), Complete(basis="the run has completed")),
         (history(STOPPED, state=RunState.HELD, hold_reason="lunch"), Hold(basis="lunch")),
         (history(STOPPED, state=RunState.CANCELLED), Hold(basis="a person's cancel is final")),
+        (history(attempt(1, incident=SCANCELLED)), Hold(basis="cancelled by user: with scancel")),
     ],
-    ids=["live", "not known", "completed", "held", "cancelled"],
+    ids=["live", "not known", "completed", "held", "cancelled", "scancel"],
 )
 def test_when_nothing_is_to_be_submitted(past: History, expected: Decision):
     assert choose(past) == expected

@@ -52,6 +52,7 @@ def new_run(home: Path, name: str, *, lost_after: float = 60.0) -> NewRun:
         run_id=f"{name}-id",
         folder=folder.path,
         cluster="local",
+        scheduler="local",
         spec=spec(name),
         epochs=4,
         limits=Limits(lost_after=lost_after),

@@ -39,6 +39,10 @@ def queue(*nonces: str, state: JobState = JobState.RUNNING) -> QueueSnapshot:
     return QueueSnapshot(time=NOW, jobs=reports)
 
 
+def queues(*nonces: str) -> read.Queues:
+    return {"local": queue(*nonces)}
+
+
 def only(home: Path, name: str = "digits", **more: object) -> RunView:
     (run,) = read.run_status(home, name, now=NOW, **more).runs
     return run
@@ -80,7 +84,7 @@ def test_status_tells_what_the_nodes_wrote_since_the_store_last_heard(store: Sto
     stories.ingest(store, home)
     stories.write_events(folder, *(stories.progress(seq, step=seq, loss=2.0) for seq in range(3, 15)))
     stories.beat(folder, step=16)
-    run = only(home, queue=queue("n1"))
+    run = only(home, queues=queues("n1"))
     place = run.progress
     assert (run.state, run.phase, run.last_sign_of_life) == (RunState.RUNNING, "training", 316.0)
     assert (place.epoch, place.epochs, place.step, place.step_in_epoch, place.steps_per_epoch) == (2, 4, 16, 6, 10)
@@ -93,7 +97,7 @@ def test_status_tells_what_the_nodes_wrote_since_the_store_last_heard(store: Sto
 def test_a_divergence_is_told_before_anybody_ingested_it_with_the_command_to_type(store: Store, home: Path) -> None:
     diverge(store, home)
     stories.ingest(store, home)  # as far as the checkpoints
-    run = only(home, queue=queue("n1"))
+    run = only(home, queues=queues("n1"))
     assert run.state is RunState.STOPPED
     assert run.last_incident is not None
     where = (run.last_incident.kind, run.last_incident.epoch, run.last_incident.step_in_epoch, run.last_incident.step)
@@ -126,11 +130,11 @@ def test_the_last_checkpoint_is_the_newest_that_was_announced_or_listed(store: S
 def test_a_killed_run_is_unknown_until_patience_ends_and_then_lost(store: Store, home: Path) -> None:
     stories.launched(store, home, lost_after=60.0)
     stories.write_events(stories.attempt_folder(home), stories.progress(1, step=3))
-    gone = only(home, queue=queue())
+    gone = only(home, queues=queues())
     assert (gone.state, gone.next) == (RunState.UNKNOWN, "clipctl resume digits")
     assert "does not list its job" in gone.notes[0]
     store.observed("n1", None, time=NOW - 61)
-    lost = only(home, queue=queue())
+    lost = only(home, queues=queues())
     assert lost.last_incident is not None
     assert (lost.state, lost.last_incident.kind) == (RunState.STOPPED, IncidentKind.LOST)
 
@@ -140,8 +144,8 @@ def test_an_exit_file_ends_a_run_whatever_the_queue_says(store: Store, home: Pat
     job = RunFolder.of(home, "digits").job("n1")
     job.path.mkdir(parents=True)
     job.exit.write_text(dumps(Exit(code=137, time=3.0)))
-    for answer in (None, queue(), Unobservable(reason="down")):
-        run = only(home, queue=answer)
+    for answers in ({}, queues(), {"local": Unobservable(reason="down")}):
+        run = only(home, queues=answers)
         assert run.last_incident is not None
         assert (run.state, run.last_incident.kind) == (RunState.STOPPED, IncidentKind.CRASHED)
 
@@ -149,8 +153,8 @@ def test_an_exit_file_ends_a_run_whatever_the_queue_says(store: Store, home: Pat
 def test_a_scheduler_that_does_not_answer_changes_nothing_but_is_said(store: Store, home: Path) -> None:
     stories.launched(store, home)
     store.observed("n1", queue("n1").jobs["n1"], time=200.0)
-    answer = read.status(home, now=NOW, queue=Unobservable(reason="squeue: timed out after 10 s"))
-    assert (answer.scheduler, answer.runs[0].state) == ("squeue: timed out after 10 s", RunState.RUNNING)
+    answer = read.status(home, now=NOW, queues={"local": Unobservable(reason="squeue: timed out after 10 s")})
+    assert (answer.scheduler, answer.runs[0].state) == ("local: squeue: timed out after 10 s", RunState.RUNNING)
 
 
 def test_run_folders_that_are_gone_leave_what_the_store_knew(store: Store, home: Path) -> None:

@@ -186,6 +186,22 @@ def test_events_count_once_however_often_they_are_brought(store: Store, home: Pa
     other.close()
 
 
+def test_a_job_that_its_site_started_again_has_not_said_its_last_word(store: Store, home: Path) -> None:
+    stories.launched(store, home)
+    folder = stories.attempt_folder(home)
+    stories.write_events(folder, stories.event(1, "started", step=0), stories.event(2, "stopped", step=5))
+    stories.ingest(store, home)
+    assert store.job("n1").landmarks.final is not None
+    stories.write_events(folder, stories.event(3, "started", step=5))
+    stories.ingest(store, home)
+    assert store.job("n1").landmarks.final is None
+    stories.write_events(folder, stories.event(4, "started", step=5), stories.event(5, "completed", step=9))
+    stories.ingest(store, home)
+    final = store.job("n1").landmarks.final
+    assert final is not None
+    assert final.kind == "completed"
+
+
 def test_an_event_comes_back_as_it_was_written(store: Store, home: Path) -> None:
     stories.launched(store, home)
     written = stories.event(1, "started", step=0, versions={"torch": "2.6"}, hosts=["a", "b"], loss=float("inf"))

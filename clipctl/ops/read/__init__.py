@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from clipctl import journal
-from clipctl.domain import CheckpointState, RunState, Unobservable
+from clipctl.domain import CheckpointState, QueueSnapshot, RunState, Unobservable
 from clipctl.errors import NotFound
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.read.lineage import lineage
-from clipctl.ops.read.look import Queue
 from clipctl.ops.read.runs import checkpoint_view, judged, run_view
 from clipctl.ops.read.shapes import (
     AttemptView,
@@ -40,6 +39,7 @@ __all__ = [
     "CheckpointsView",
     "JobView",
     "Progress",
+    "Queues",
     "RunView",
     "ShowView",
     "StatusView",
@@ -57,58 +57,86 @@ PATIENCE = 3.0  # seconds, for all run folders of one command together
 _MAY_RESUME = (RunState.STOPPED, RunState.UNKNOWN)
 _LOCAL = LocalFiles()
 
+Queues = Mapping[str, QueueSnapshot | Unobservable]  # by cluster: one poll's answer of each that was asked
+_NOBODY_ASKED: Queues = {}
+
 
 def status(
     home: Path,
     *,
     now: float,
-    queue: Queue = None,
+    queues: Queues = _NOBODY_ASKED,
     everything: bool = False,
     files: Files = _LOCAL,
     patience: float = PATIENCE,
 ) -> StatusView:
-    """Runs that live or are held and the newest few, or all. `queue`: one poll's answer, None where nobody asked."""
-    reason = queue.reason if isinstance(queue, Unobservable) else ""
+    """Runs that live or are held and the newest few, or all."""
+    reason = _silence(queues)
     with views.reading(home) as connection:
         if connection is None:
             return StatusView(time=now, total=0, scheduler=reason, runs=())
         shown = views.runs(connection, latest=None if everything else LATEST)
-        runs = _run_views(connection, shown, queue, files, now, patience)
+        runs = _run_views(connection, shown, queues, files, now, patience)
         return StatusView(time=now, total=views.count(connection), scheduler=reason, runs=runs)
 
 
 def _run_views(
-    connection: sqlite3.Connection, runs: Iterable[RunRecord], queue: Queue, files: Files, now: float, patience: float
+    connection: sqlite3.Connection, runs: Iterable[RunRecord], queues: Queues, files: Files, now: float, patience: float
 ) -> tuple[RunView, ...]:
     """`patience` is for all of them together."""
     until = time.monotonic() + patience
     return tuple(
-        run_view(connection, run, queue=queue, files=files, now=now, patience=max(0.0, until - time.monotonic()))
+        run_view(
+            connection,
+            run,
+            queue=queues.get(run.cluster),
+            files=files,
+            now=now,
+            patience=max(0.0, until - time.monotonic()),
+        )
         for run in runs
     )
 
 
+def _silence(queues: Queues) -> str:
+    """Which schedulers did not answer, and why."""
+    return "; ".join(f"{name}: {answer.reason}" for name, answer in queues.items() if isinstance(answer, Unobservable))
+
+
 def run_status(
-    home: Path, name: str, *, now: float, queue: Queue = None, files: Files = _LOCAL, patience: float = PATIENCE
+    home: Path,
+    name: str,
+    *,
+    now: float,
+    queues: Queues = _NOBODY_ASKED,
+    files: Files = _LOCAL,
+    patience: float = PATIENCE,
 ) -> StatusView:
     """The same of one run. NotFound: there is none of that name."""
     with views.reading(home) as connection:
         run = None if connection is None else views.run(connection, name)
         if connection is None or run is None:
             raise _no_such_run(name)
-        reason = queue.reason if isinstance(queue, Unobservable) else ""
+        queue = queues.get(run.cluster)
         view = run_view(connection, run, queue=queue, files=files, now=now, patience=patience)
-        return StatusView(time=now, total=views.count(connection), scheduler=reason, runs=(view,))
+        return StatusView(time=now, total=views.count(connection), scheduler=_silence(queues), runs=(view,))
 
 
 def show(
-    home: Path, name: str, *, now: float, queue: Queue = None, files: Files = _LOCAL, patience: float = PATIENCE
+    home: Path,
+    name: str,
+    *,
+    now: float,
+    queues: Queues = _NOBODY_ASKED,
+    files: Files = _LOCAL,
+    patience: float = PATIENCE,
 ) -> ShowView:
     """The spec as launched, and every attempt with its cause and changes."""
     with views.reading(home) as connection:
         run = None if connection is None else views.run(connection, name)
         if connection is None or run is None:
             raise _no_such_run(name)
+        queue = queues.get(run.cluster)
         view = run_view(connection, run, queue=queue, files=files, now=now, patience=patience)
         return ShowView(run=view, spec=views.settings(run), lineage=lineage(connection, name))
 
@@ -132,13 +160,13 @@ def checkpoints(home: Path, name: str, *, files: Files = _LOCAL) -> CheckpointsV
     return CheckpointsView(run=name, folder=str(run.folder), checkpoints=tuple(map(checkpoint_view, ordered)))
 
 
-def resumable(home: Path, *, now: float, queue: Queue = None, files: Files = _LOCAL) -> tuple[RunView, ...]:
+def resumable(home: Path, *, now: float, queues: Queues = _NOBODY_ASKED, files: Files = _LOCAL) -> tuple[RunView, ...]:
     """Runs that a resume could go on with, newest first."""
     with views.reading(home) as connection:
         if connection is None:
             return ()
         runs = [run for run in views.runs(connection) if run.state in (*_MAY_RESUME, RunState.QUEUED, RunState.RUNNING)]
-        found = _run_views(connection, runs, queue, files, now, PATIENCE)
+        found = _run_views(connection, runs, queues, files, now, PATIENCE)
     return tuple(run for run in found if run.state in _MAY_RESUME)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 
@@ -137,6 +138,7 @@ def _evidence(
         claimed=written.claimed,
         missing_since=missing_since,
         cancel_requested=job.cancel_requested,
+        uid=os.getuid(),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clipctl.domain import AttemptRecord, CheckpointRecord, CheckpointState, IncidentKind, RunState
+from clipctl.domain import CANCELS, AttemptRecord, CheckpointRecord, CheckpointState, IncidentKind, RunState
 from clipctl.errors import Damaged
 from clipctl.journal import Files
 from clipctl.layout import RunFolder
@@ -215,6 +215,8 @@ def _notes(run: RunRecord, job: JobRecord, found: Look) -> tuple[str, ...]:
 
 def _next(connection: sqlite3.Connection, run: RunRecord, attempt: AttemptRecord, found: Look, now: float) -> str:
     incident = found.incident or attempt.incident
+    if found.state is RunState.STOPPED and incident is not None and incident.kind in CANCELS:
+        return advice.plain(run.name, RunState.CANCELLED)
     if found.state is not RunState.STOPPED or incident is None or incident.kind is not IncidentKind.DIVERGED:
         return advice.plain(run.name, found.state)
     known = views.history(connection, run)
