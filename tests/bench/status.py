@@ -45,7 +45,7 @@ def _add_run(connection: sqlite3.Connection, home: Path, number: int) -> None:
     train, limits = dumps(stories.train()), '{"lost_after": 180.0}'
     folder = str(RunFolder.of(home, name).path)
     run = (name, f"{name}-id", folder, "local", stories.spec(name), 4, limits, float(number), RunState.STOPPED)
-    connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(run))}, NULL, NULL)", run)
+    connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(run))}, NULL, NULL, 'local')", run)
     for attempt in range(1, ATTEMPTS + 1):
         events = [stories.progress(seq, step=seq) for seq in range(1, EVENTS + 1)]
         connection.execute(
