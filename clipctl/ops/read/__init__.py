@@ -18,7 +18,7 @@ from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.read.lineage import lineage
 from clipctl.ops.read.look import Queue
-from clipctl.ops.read.runs import checkpoint_view, judged, run_view
+from clipctl.ops.read.runs import checkpoint_view, judged, run_seen, run_view
 from clipctl.ops.read.shapes import (
     AttemptView,
     Change,
@@ -109,8 +109,8 @@ def show(
         run = None if connection is None else views.run(connection, name)
         if connection is None or run is None:
             raise _no_such_run(name)
-        view = run_view(connection, run, queue=queue, files=files, now=now, patience=patience)
-        return ShowView(run=view, spec=views.settings(run), lineage=lineage(connection, name))
+        view, found = run_seen(connection, run, queue=queue, files=files, now=now, patience=patience)
+        return ShowView(run=view, spec=views.settings(run), lineage=lineage(connection, view, found))
 
 
 def checkpoints(home: Path, name: str, *, files: Files = _LOCAL) -> CheckpointsView:
