@@ -18,7 +18,7 @@ from clipctl.cli.app import (
     confirmed,
     opened,
 )
-from clipctl.cli.words import count, note, pairs, plural, rate, say
+from clipctl.cli.words import count, note, pairs, plural, rate, say, write
 
 if TYPE_CHECKING:
     from clipctl.ops.execute import Submitted
@@ -99,11 +99,9 @@ def submitted(begun: Submitted) -> None:
 @app.command()
 def render(what: What, name: Name = None, cluster: ClusterName = None, sets: Sets = None) -> None:
     """Print the job script. Byte for byte what a launch submits, but for the run's id and the job's nonce."""
-    import sys
-
     from clipctl.ops import launch as operation
 
-    sys.stdout.write(operation.script(operation.plan(what, sets=sets or (), name=name, cluster=cluster)))
+    write(operation.script(operation.plan(what, sets=sets or (), name=name, cluster=cluster)))
 
 
 def _plan_lines(plan: LaunchPlan) -> list[str]:

@@ -139,14 +139,3 @@ def test_nothing_heavy_is_imported_by_what_must_be_instant(arguments: list[str])
 def test_completion_knows_presets(process: Clipctl):
     said = process(_CLIPCTL_COMPLETE="complete_bash", COMP_WORDS="clipctl launch d", COMP_CWORD="2")
     assert said.out.split() == ["demo"]
-
-
-def test_a_reader_that_has_enough_gets_no_traceback():
-    done = subprocess.run(
-        f"{sys.executable} -m clipctl presets show l14-laion2b | true",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
