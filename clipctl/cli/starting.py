@@ -71,9 +71,9 @@ def _start(plan: LaunchPlan, follow: bool) -> None:
     from clipctl.ops.observe import backend_of
 
     backend = backend_of(plan.start.cluster)
-    if plan.prepare is not None:
-        write_digits(plan.prepare)
-    with opened() as store:
+    with opened() as store:  # first: a home that is not to be trusted gets no digits either
+        if plan.prepare is not None:
+            write_digits(plan.prepare)
         begun = operation.launch(plan, actor=actor(), store=store, backend=backend, clock=SystemClock())
         submitted(begun)
         if follow:

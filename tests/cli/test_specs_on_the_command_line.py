@@ -79,6 +79,15 @@ def test_data_that_is_not_there_is_refused_before_anything_is_written(clipctl: C
     assert not missing.parent.exists()
 
 
+def test_a_home_that_is_not_to_be_trusted_gets_no_digits_either(clipctl: Clipctl):
+    home().mkdir()
+    home().chmod(0o777)
+    said = clipctl("launch", "demo")
+    assert said.code == ExitStatus.REFUSED
+    assert "is writable for everybody" in said.err
+    assert list(home().iterdir()) == []
+
+
 def test_render_prints_a_script_that_bash_can_read(clipctl: Clipctl):
     said = clipctl("render", "demo", "--name", "tiny")
     assert said.out.startswith("#!")
