@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipctl.domain import Accepted, CheckpointState, JobState, RunState
-from clipctl.errors import NotFound, Refused
+from clipctl.errors import InvalidSpec, NotFound, Refused
 from clipctl.spec import resolve
 from tests.ops.theatre import Stage, demo
 from trainer.contract import Attempt, EventKind, ExitCode, Precision, loads
@@ -122,6 +122,18 @@ def test_what_is_asked_for_by_epoch_step_or_path(stage: Stages):
     assert "--epoch can be 1, 2, 3" in missing.value.hint
     with pytest.raises(NotFound, match="no such file"):
         run.plan(checkpoint=Path("/nowhere/epoch_1.pt"))
+
+
+def test_what_makes_it_another_run_is_refused(stage: Stages):
+    run = stage()
+    run.launch()
+    run.end(1)
+    patch = {"name": "other", "root": "/elsewhere", "cluster": "juwels-booster", "train.model": "ViT-B-32"}
+    with pytest.raises(
+        InvalidSpec, match="train.model=ViT-B-32: a run keeps its train.model, which is ViT-digits-32"
+    ) as e:
+        run.plan(patch=patch)
+    assert [line.partition("=")[0] for line in e.value.problems] == ["name", "cluster", "root", "train.model"]
 
 
 def test_inside_an_epoch_another_batch_means_a_fresh_stream(stage: Stages):
