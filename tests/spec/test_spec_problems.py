@@ -86,6 +86,10 @@ ONE_MISTAKE = [
         "train.data.train_data=/x/{0..9999999}.tar",
         "train.data.train_data=/x/{0..9999999}.tar: must not name more than 1,000,000 files",
     ),
+    (
+        "train.zeroshot.classes=digit",
+        "train.zeroshot.classes=digit: must be one of imagenet, digits; did you mean digits?",
+    ),
     ("cluster=locale", "cluster=locale: no cluster profile locale; did you mean local?"),
     ("prepare=digit", "prepare=digit: must be digits; did you mean digits?"),
     ("recovery.rollback_epochs=-1", "recovery.rollback_epochs=-1: must be 0 or more"),
