@@ -21,7 +21,7 @@ def job_of(home: Path, run: str, attempt: int | None) -> JobRecord:
         known = connection is not None and views.run(connection, run) is not None
         jobs = views.jobs(connection, run) if connection is not None else ()
     if not known:
-        raise NotFound(f"there is no run '{run}'", hint="clipctl status --all")
+        raise NotFound(f"there is no run {run!r}", hint="clipctl status --all")
     wanted = [job for job in jobs if attempt in (None, job.identity.attempt)]
     if not wanted:
         raise NotFound(f"run '{run}' has no attempt {attempt}", hint=f"clipctl show {run}")

@@ -186,7 +186,8 @@ def _instead(chosen: Decision, history: History) -> str:
         return f"clipctl resume {run} --epoch N --set KEY=VALUE"
     if history.state is RunState.COMPLETED:
         return f"clipctl resume {run} --set train.epochs=N goes on beyond its end"
-    return f"clipctl cancel {run}" if any(attempt.live for attempt in history.attempts) else f"clipctl status {run}"
+    live = any(attempt.live for attempt in history.attempts)
+    return policy.against_live(history) if live else f"clipctl status {run}"
 
 
 def _named(wish: Wish, history: History, record: RunRecord) -> CheckpointRecord | Parent | None:

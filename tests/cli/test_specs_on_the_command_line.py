@@ -43,6 +43,7 @@ def test_a_rehearsed_fault_is_said_in_the_plan(clipctl: Clipctl):
         (("launch", "demo", "--set", "train.lr=1"), ExitStatus.INVALID, ["did you mean train.optim.lr?"]),
         (("resume", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'", "hint: clipctl status --all"]),
         (("status", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
+        (("status", "a\nb"), ExitStatus.NOT_FOUND, [r"there is no run 'a\nb'"]),
         (("logs", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
         (("show", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
         (("cancel", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),

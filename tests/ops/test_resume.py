@@ -183,6 +183,19 @@ def test_a_live_job_is_never_overruled(stage: Stages):
     assert len(run.scheduler.submitted) == 1
 
 
+def test_a_job_that_is_ending_is_waited_for_and_not_cancelled(stage: Stages):
+    """Between the trainer's last word and the end of its processes; and before anybody has seen a job at all."""
+    run = stage()
+    run.launch()
+    run.event(EventKind.DIVERGED, epoch=2, into=3, **NAN)
+    run.look()
+    assert run.state is RunState.STOPPED
+    for wish in ({}, {"epoch": 1}):
+        with pytest.raises(Refused, match="a job of attempt 1 may be alive") as refused:
+            run.resume(**wish)
+        assert refused.value.hint == "clipctl status tiny, until it is known to be over"
+
+
 def test_what_failed_is_refused_until_somebody_insists(stage: Stages):
     run = stage()
     run.launch()

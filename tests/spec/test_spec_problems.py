@@ -34,6 +34,7 @@ ONE_MISTAKE = [
     ("train.precison=amp", "train.precison: no such key; did you mean train.precision?"),
     ("epochs=3", "epochs: no such key; did you mean train.epochs?"),
     ("quux=1", "quux: no such key"),
+    ("train..epochs=1", "train.: no such key; did you mean train?"),
     ("train.model=", "train.model: has no value and needs one"),
     ("train=3", "train=3: must be a map, such as {key: value}"),
     ("train.optim=[]", "train.optim=[]: must be a map, such as {key: value}"),

@@ -159,4 +159,4 @@ def jobs_live(home: Path) -> tuple[tuple[RunRecord, JobRecord], ...]:
 
 
 def _no_such_run(name: str) -> NotFound:
-    return NotFound(f"there is no run '{name}'", hint="clipctl status --all")
+    return NotFound(f"there is no run {name!r}", hint="clipctl status --all")
