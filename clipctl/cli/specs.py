@@ -58,11 +58,20 @@ def show_preset(
 def validate(
     argument: Annotated[str, typer.Argument(metavar="PRESET|FILE", autocompletion=complete_preset)],
     sets: Sets = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say every mistake in a spec, each with its place and what to type instead."""
+    from clipctl.errors import InvalidSpec
     from clipctl.spec import resolve
 
-    spec = resolve(argument, sets=sets or ())
+    try:
+        spec = resolve(argument, sets=sets or ())
+    except InvalidSpec as error:
+        if as_json:
+            say_json({"schema": SCHEMA, "valid": False, "problems": error.problems})
+        raise
+    if as_json:
+        return say_json({"schema": SCHEMA, "valid": True, "problems": []})
     say(f"{argument} is a valid spec: run {spec.name} on {spec.cluster}, {spec.ranks} ranks")
 
 

@@ -71,6 +71,15 @@ def test_all_mistakes_are_named_at_once(clipctl: Clipctl):
     assert not home().exists()
 
 
+def test_mistakes_are_told_to_programs_too(clipctl: Clipctl):
+    said = clipctl("validate", "demo", "--set", "train.epochs=-1", "--set", "quux=1", "--json")
+    told = json.loads(said.out)
+    assert (said.code, told["schema"], told["valid"], len(told["problems"])) == (ExitStatus.INVALID, 1, False, 2)
+    assert said.err.splitlines() == [f"error: {line}" for line in told["problems"]]
+    said = clipctl("validate", "demo", "--json")
+    assert (said.code, json.loads(said.out)) == (ExitStatus.OK, {"schema": 1, "valid": True, "problems": []})
+
+
 def test_data_that_is_not_there_is_refused_before_anything_is_written(clipctl: Clipctl, tmp_path: Path):
     missing = tmp_path / "shards" / "{0..3}.tar"
     said = clipctl("launch", "demo", "--set", f"train.data.train_data={missing}")
