@@ -100,7 +100,7 @@ def parent_after(
     if incident is None or incident.kind is not IncidentKind.DIVERGED:
         return (usable[0], "the newest good checkpoint") if usable else (None, "no checkpoint yet: from the start")
     finished = max((incident.epoch or 1) - 1, 0)
-    why = f"{finished} epochs were done, {recovery.rollback_epochs} before them are given up"
+    why = f"epochs done: {finished}, of which the last {recovery.rollback_epochs} are given up"
     for checkpoint in usable:
         if position(checkpoint) <= (finished - recovery.rollback_epochs, 0):
             return checkpoint, why
@@ -151,7 +151,7 @@ def _state_objections(history: History) -> Iterator[Objection]:
             yield Objection(
                 name="live-job",
                 text=f"a job of attempt {attempt.number} may be alive",
-                hint=f"clipctl cancel {history.run}",
+                hint=against_live(history),
                 final=True,
             )
     if history.state is RunState.HELD:
@@ -163,6 +163,12 @@ def _state_objections(history: History) -> Iterator[Objection]:
         yield Objection(name="cancelled", text="the run was cancelled by a person", hint=hint)
     elif incident is not None and incident.kind in CANCELS:
         yield Objection(name="cancelled", text=f"its last job was {incident.detail}", hint=hint)
+
+
+def against_live(history: History) -> str:
+    """What to type while a job may live: one that is ending, or that nobody has seen yet, is waited for."""
+    goes_on = history.state in (RunState.RUNNING, RunState.QUEUED)
+    return f"clipctl cancel {history.run}" if goes_on else f"clipctl status {history.run}, until it is known to be over"
 
 
 def _parent_objections(parent: CheckpointRecord | Parent, history: History) -> Iterator[Objection]:

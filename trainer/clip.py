@@ -84,10 +84,22 @@ class ClipTrainee:
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler else {}
         return {"state_dict": weights, "optimizer": self._optimizer.state_dict()} | scaler
 
+    def misfit(self, state: Mapping[str, Any]) -> str:
+        """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
+        saved, ours = _weights(state), self.model.state_dict()
+        sizes = [
+            f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
+            for name in ours
+            if name in saved and saved[name].shape != ours[name].shape
+        ]
+        foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
+        foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
+        found = sizes + sorted(foreign)
+        return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+
     def load(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Weights, moments and (float16 to float16) loss scale. Settings stay the spec's; returns what differed."""
-        weights = {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(_weights(state))
         notices = self._load_optimizer(state["optimizer"]) if "optimizer" in state else ("no optimizer state in it",)
         if self._scaler and state.get("scaler"):
             self._scaler.load_state_dict(dict(state["scaler"]))
@@ -120,6 +132,14 @@ class ClipTrainee:
     def _scale(self) -> torch.Tensor:
         """The loss scale as a tensor: GradScaler.get_scale() would wait for the device."""
         return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
+
+
+def _weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
+
+
+def _size(tensor: torch.Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "one number"
 
 
 def contrastive_loss(options: Loss, rank: int, ranks: int) -> nn.Module:

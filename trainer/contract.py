@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from trainer.trainspec import (
+    Classes as Classes,
     Count as Count,
     CountOrZero as CountOrZero,
     Data as Data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import socket
 import sys
@@ -75,6 +76,7 @@ class Rank:
     def run(self) -> Outcome:
         start = self.load_start()
         register_models()
+        _refuse_unknown(self.spec.model)
         torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
         model, preprocess_train, preprocess_val = open_clip.create_model_and_transforms(
             self.spec.model, device=self.device, precision="fp32"
@@ -82,7 +84,7 @@ class Rank:
         tokenizer = open_clip.get_tokenizer(self.spec.model)
         loss = contrastive_loss(self.spec.loss, self.ranks.rank, self.ranks.count)
         trainee = ClipTrainee(self.spec, model, loss, self.device, self.ranks.rank, self.ranks.count)
-        notices = start.notices + (trainee.load(start.state) if start.state else ())
+        notices = start.notices + (self.load(trainee, start.state) if start.state else ())
         self.record_start(start.position, notices)
         pin = self.device.type == "cuda"
         source = Loader(self.spec, self.ranks.rank, start.position.stream, preprocess_train, tokenizer, pin_memory=pin)
@@ -99,6 +101,11 @@ class Rank:
         if problem := self.ranks.gather(problem)[0]:
             raise Unusable(problem)
         return load_start(run_folder, self.attempt)
+
+    def load(self, trainee: ClipTrainee, state: Mapping[str, Any]) -> tuple[str, ...]:
+        if (problem := trainee.misfit(state)) and self.attempt.parent:
+            raise Unusable(f"{self.attempt.parent.path} does not fit {self.spec.model}: {problem}")
+        return trainee.load(state)
 
     def parts(self, trainee: ClipTrainee, source: Loader, evaluate: Callable[[], Mapping[str, Any]]) -> Parts:
         nonce = os.environ.get(NONCE_VARIABLE, "")
@@ -168,6 +175,15 @@ class Rank:
         )
         for text in notices:
             self.recorder.event(EventKind.NOTICE, at, text=text)
+
+
+def _refuse_unknown(model: str) -> None:
+    """open_clip's own error lists its hundred models; a name with a colon is a place to look in, not one of them."""
+    known, name = open_clip.list_models(), model.replace("/", "-")
+    if ":" not in name and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        instead = f"; did you mean {near[0]}?" if near else ""
+        raise Unusable(f"train.model={model}: open_clip knows no such model{instead}")
 
 
 def _device(where: Place, tf32: bool) -> torch.device:

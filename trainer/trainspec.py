@@ -103,12 +103,19 @@ class Loss:
     gather_with_grad: bool = False
 
 
+class Classes(StrEnum):
+    """Class names with prompt templates, in the order of a set's labels; the texts are in trainer.vocabulary."""
+
+    IMAGENET = "imagenet"
+    DIGITS = "digits"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot:
     __pydantic_config__: ClassVar = STRICT
     data: Text  # an ImageNet-like folder (one folder a class) or webdataset shards with .cls members
     frequency: Count = 2  # epochs
-    classes: Text = "imagenet"  # class names and prompt templates: imagenet, digits
+    classes: Classes = Classes.IMAGENET
     batch_size: Count = 64  # images a rank
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trainer.contract import Classes
+
 
 class EvaluationError(Exception):
     """A zero-shot set that cannot be scored; one line that says why. Never a reason to lose an epoch."""
@@ -16,10 +18,8 @@ class Vocabulary:
     templates: Sequence[Callable[[str], str] | str]  # functions of a name, or texts with {}
 
 
-def vocabulary(classes: str) -> Vocabulary:
-    """`ZeroShot.classes` as texts; EvaluationError for a name that is not known."""
-    if classes not in VOCABULARIES:
-        raise EvaluationError(f"zeroshot.classes: {classes!r} is none of {', '.join(sorted(VOCABULARIES))}")
+def vocabulary(classes: Classes) -> Vocabulary:
+    """The texts of `ZeroShot.classes`."""
     return VOCABULARIES[classes]()
 
 
@@ -36,4 +36,4 @@ def _digits() -> Vocabulary:
     )
 
 
-VOCABULARIES: dict[str, Callable[[], Vocabulary]] = {"imagenet": _imagenet, "digits": _digits}
+VOCABULARIES: dict[Classes, Callable[[], Vocabulary]] = {Classes.IMAGENET: _imagenet, Classes.DIGITS: _digits}

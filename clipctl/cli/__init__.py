@@ -9,29 +9,40 @@ import typer
 
 from clipctl.cli import reading, resuming, specs, starting, stopping  # noqa: F401  each adds its commands to the app
 from clipctl.cli.app import app
-from clipctl.cli.words import clean, complain
+from clipctl.cli.words import clean, complain, write
 from clipctl.errors import ClipctlError, ExitStatus
 
 
 def main() -> None:
     """Leaves with a code of `clipctl.errors.ExitStatus`. A traceback means a bug."""
+    _prepare_streams()
     sys.exit(_run())
+
+
+def _prepare_streams() -> None:
+    """Started with closed streams, as cron and daemons may, the first files we open would take their numbers.
+
+    Where the locale knows no more than ASCII, what it cannot say becomes a question mark.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - to the end of the process
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def _run() -> int:
     try:
         status = app(prog_name="clipctl", standalone_mode=False)
-        sys.stdout.flush()
+        write("")
         return int(status or ExitStatus.OK)
     except ClipctlError as error:
         complain(error.message, error.hint)
         return error.exit_code
     except typer.TyperException as error:  # a wrong command line
-        complain(clean(error.format_message()), "clipctl --help")
+        context = getattr(error, "ctx", None)
+        complain(clean(error.format_message()), f"{context.command_path if context else 'clipctl'} --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print(file=sys.stderr)
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:  # `clipctl status | head`: Python must not complain again when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.OK

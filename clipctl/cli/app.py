@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipctl import __version__
+from clipctl.cli.words import note
+from clipctl.errors import ExitStatus
 
 if TYPE_CHECKING:
     from clipctl.backends import Backend
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="clipctl",
     help="Launch, watch and recover very large CLIP training runs.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,13 +34,21 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+def help_if_bare(context: typer.Context) -> None:
+    """A group of commands without one of them: what there is, and the code of a wrong command line."""
+    if context.invoked_subcommand is None:
+        note(context.get_help())
+        raise typer.Exit(ExitStatus.USAGE)
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    pass
+    help_if_bare(context)
 
 
 # --- completion -------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ from clipctl.cli.app import AsJson, RunName, app, complete_run
 from clipctl.cli.words import clean, columns, count, duration, note, number, pairs, say, say_json, size
 
 if TYPE_CHECKING:
+    from clipctl.ops.logs import Line
     from clipctl.ops.read import CheckpointView, RunView, StatusView
 
+LONGEST_DETAIL = 160  # characters of an error; its evidence has the whole
 NAME_WIDTH = 24  # of 80 columns; a longer name has a line of its own
 
 
@@ -101,7 +103,12 @@ def incident_line(run: RunView) -> str:
     if incident.epoch is not None:
         where = f" at epoch {incident.epoch}"
         where += "" if incident.step_in_epoch is None else f", step {incident.step_in_epoch}"
-    return f"{incident.kind.replace('_', ' ')}{where} ({clean(incident.detail)})"
+    return f"{incident.kind.replace('_', ' ')}{where} ({_brief(clean(incident.detail))})"
+
+
+def _brief(text: str) -> str:
+    """Two lines of a terminal: some libraries answer a wrong name with all the right ones."""
+    return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 3] + "..."
 
 
 def _one(run: RunView, now: float) -> list[str]:
@@ -212,6 +219,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
     rank: Annotated[int | None, typer.Option("--rank", help="Of this rank; else the script's and rank 0's.")] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Of this attempt; else the newest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with a schema number.")] = False,
 ) -> None:
     """What a run's processes printed."""
     from clipctl.home import home
@@ -224,4 +232,10 @@ def logs(
         return job.live and queue.may_live(home(), job.identity.nonce)
 
     for line in operation.lines(job, rank=rank, alive=alive if follow else None, clock=SystemClock()):
-        say(line)
+        say(_log_json(line, job.identity.attempt) if as_json else line.text)
+
+
+def _log_json(line: Line, attempt: int) -> str:
+    from trainer.contract import SCHEMA, dumps
+
+    return dumps({"schema": SCHEMA, "attempt": attempt, "log": line.log, "text": line.text})

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from clipctl.cli.app import AsJson, Sets, app, complete_preset
+from clipctl.cli.app import AsJson, Sets, app, complete_preset, help_if_bare
 from clipctl.cli.words import say, say_json
 
 SCHEMA = 1  # of the JSON that these commands print
 
 presets = typer.Typer(help="What can be launched by name.", rich_markup_mode=None, invoke_without_command=True)
-data = typer.Typer(help="Make data sets.", rich_markup_mode=None, no_args_is_help=True)
+data = typer.Typer(help="Make data sets.", rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(presets, name="presets")
 app.add_typer(data, name="data")
 
@@ -58,12 +58,26 @@ def show_preset(
 def validate(
     argument: Annotated[str, typer.Argument(metavar="PRESET|FILE", autocompletion=complete_preset)],
     sets: Sets = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say every mistake in a spec, each with its place and what to type instead."""
+    from clipctl.errors import InvalidSpec
     from clipctl.spec import resolve
 
-    spec = resolve(argument, sets=sets or ())
+    try:
+        spec = resolve(argument, sets=sets or ())
+    except InvalidSpec as error:
+        if as_json:
+            say_json({"schema": SCHEMA, "valid": False, "problems": error.problems})
+        raise
+    if as_json:
+        return say_json({"schema": SCHEMA, "valid": True, "problems": []})
     say(f"{argument} is a valid spec: run {spec.name} on {spec.cluster}, {spec.ranks} ranks")
+
+
+@data.callback()
+def _data(context: typer.Context) -> None:
+    help_if_bare(context)
 
 
 @data.command("digits")

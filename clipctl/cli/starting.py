@@ -18,7 +18,7 @@ from clipctl.cli.app import (
     confirmed,
     opened,
 )
-from clipctl.cli.words import count, note, pairs, plural, rate, say
+from clipctl.cli.words import count, note, pairs, plural, rate, say, write
 
 if TYPE_CHECKING:
     from clipctl.ops.execute import Submitted
@@ -72,9 +72,9 @@ def _start(plan: LaunchPlan, follow: bool) -> None:
 
     cluster = plan.start.cluster
     backend = backend_for(cluster.scheduler, cluster.limits)
-    if plan.prepare is not None:
-        write_digits(plan.prepare)
-    with opened() as store:
+    with opened() as store:  # first: a home that is not to be trusted gets no digits either
+        if plan.prepare is not None:
+            write_digits(plan.prepare)
         begun = operation.launch(plan, actor=actor(), store=store, backend=backend, clock=SystemClock())
         submitted(begun)
         if follow:
@@ -100,11 +100,9 @@ def submitted(begun: Submitted) -> None:
 @app.command()
 def render(what: What, name: Name = None, cluster: ClusterName = None, sets: Sets = None) -> None:
     """Print the job script. Byte for byte what a launch submits, but for the run's id and the job's nonce."""
-    import sys
-
     from clipctl.ops import launch as operation
 
-    sys.stdout.write(operation.script(operation.plan(what, sets=sets or (), name=name, cluster=cluster)))
+    write(operation.script(operation.plan(what, sets=sets or (), name=name, cluster=cluster)))
 
 
 def _plan_lines(plan: LaunchPlan) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,7 +27,8 @@ def lineage(view: ShowView) -> list[str]:
         nodes[attempt.number] = node = above.add(Text(_title(attempt)))
         for line in _details(attempt):
             node.add(Text(line))
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    where = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)  # whose alphabet the branches are drawn in
+    console = Console(file=where, width=WIDTH, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(root)
     return [line.rstrip() for line in captured.get().splitlines()]

@@ -10,19 +10,26 @@ from typing import Any
 
 import typer
 
-from clipctl.errors import ExitStatus
+from clipctl.errors import ExitStatus, Unavailable
 from trainer.contract import to_jsonable
 
 
 def say(*lines: str) -> None:
-    """To stdout. A reader that has enough (`| head`) ends the command, in peace."""
+    """To stdout."""
+    write("".join(f"{line}\n" for line in lines))
+
+
+def write(text: str) -> None:
+    """To stdout, at once. A reader that has enough (`| head`) ends the command, in peace; a full disk is said so."""
     try:
-        for line in lines:
-            print(line)
+        sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # or Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(ExitStatus.OK) from None
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(ExitStatus.OK) from None
+        raise Unavailable(f"the output cannot be written: {error.strerror}", "df -h") from error
 
 
 def say_json(value: Any) -> None:

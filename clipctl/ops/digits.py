@@ -25,6 +25,7 @@ from trainer.contract import sync_folder, write_atomic
 TRAIN_SHARDS = 8
 TEST_SHARD = "test.tar"
 INDEX_FILE = "digits.json"  # written last: what the folder holds
+ELSEWHERE = "clipctl data digits ANOTHER_FOLDER"
 SIDE = 32  # pixels
 HELD_OUT = 5  # every fifth image of each class
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -67,13 +68,19 @@ def write_digits(folder: Path) -> Digits:
         _write_atomic(folder, pictures)
     except OSError as error:
         if folder.exists():
-            raise Refused(
-                f"{folder} exists and is not a complete folder of digits", f"rm -r {shlex.quote(str(folder))}"
-            ) from error
-        raise Refused(f"{folder} cannot be written: {error.strerror}", "name another folder") from error
+            raise Refused(f"{folder} exists and is not a complete folder of digits", _instead_of(folder)) from error
+        raise Refused(f"{folder} cannot be written: {error.strerror}", ELSEWHERE) from error
     written = _read_index(folder)
     assert written is not None
     return written
+
+
+def _instead_of(folder: Path) -> str:
+    """Never a command that would take away what somebody else has put there."""
+    if not (folder / INDEX_FILE).exists():
+        return ELSEWHERE
+    there = shlex.quote(str(folder))
+    return f"mv {there} {there}.damaged"
 
 
 def _write_atomic(folder: Path, pictures: list[tuple[bytes, int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from clipctl.errors import NotFound
 from clipctl.joblogs import log_files, rank_log, read_lines
@@ -15,13 +16,18 @@ from clipctl.store import JobRecord, views
 INTERVAL = 0.3  # seconds between two looks
 
 
+class Line(NamedTuple):
+    log: str  # script.log, rank_0.log
+    text: str
+
+
 def job_of(home: Path, run: str, attempt: int | None) -> JobRecord:
     """The newest job of an attempt, or of the run. NotFound: no such run or attempt."""
     with views.reading(home) as connection:
         known = connection is not None and views.run(connection, run) is not None
         jobs = views.jobs(connection, run) if connection is not None else ()
     if not known:
-        raise NotFound(f"there is no run '{run}'", hint="clipctl status --all")
+        raise NotFound(f"there is no run {run!r}", hint="clipctl status --all")
     wanted = [job for job in jobs if attempt in (None, job.identity.attempt)]
     if not wanted:
         raise NotFound(f"run '{run}' has no attempt {attempt}", hint=f"clipctl show {run}")
@@ -30,7 +36,7 @@ def job_of(home: Path, run: str, attempt: int | None) -> JobRecord:
 
 def lines(
     job: JobRecord, *, rank: int | None, alive: Callable[[], bool] | None, clock: Clock, files: Files | None = None
-) -> Iterator[str]:
+) -> Iterator[Line]:
     """All there is; with `alive`, also what comes until it says no. NotFound: nothing was printed."""
     files = files or LocalFiles()
     folder = RunFolder(job.folder).job(job.identity.nonce)
@@ -54,12 +60,12 @@ def _wanted(files: Files, folder: JobFolder, rank: int | None) -> tuple[Path, ..
     return log_files(files, folder)[:2]
 
 
-def _new(files: Files, path: Path, offsets: dict[Path, int], last: bool) -> Iterator[str]:
+def _new(files: Files, path: Path, offsets: dict[Path, int], last: bool) -> Iterator[Line]:
     offset = offsets.get(path, 0)
     while True:
         found, end = read_lines(files, path, offset, to_the_end=last)
         offsets[path] = end
         if end == offset:
             return
-        yield from found
+        yield from (Line(path.name, text) for text in found)
         offset = end

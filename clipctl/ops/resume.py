@@ -22,7 +22,7 @@ from clipctl.domain import (
     Resubmit,
     RunState,
 )
-from clipctl.errors import NotFound, Refused
+from clipctl.errors import InvalidSpec, NotFound, Refused
 from clipctl.journal import LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.lineage import foreign, line_of, position
@@ -105,18 +105,21 @@ def plan(run: str, wish: Wish, *, store: Store, cluster: Cluster) -> ResumePlan:
     """What resuming would do, with every objection to it. The run was observed right before.
 
     NotFound: no such checkpoint. Refused: policy proposes nothing, or a file of another program is damaged.
+    InvalidSpec: a value that cannot be, or that makes it another run.
     """
     record = store.run(run)
     history, remedy, basis = _sound_remedy(wish, record, store)
     newest = history.attempts[-1]
     spec = execute.current_spec(record, newest)
     start = execute.start_after(remedy, record, newest, cluster)
+    changes = execute.changes(spec, start.spec)
+    _refuse_another_run(changes)
     return ResumePlan(
         record=record,
         remedy=remedy,
         basis=basis,
         start=start,
-        changes=execute.changes(spec, start.spec),
+        changes=changes,
         before=Geometry.of(spec.train, spec.ranks),
         after=Geometry.of(start.spec.train, start.spec.ranks),
         objections=(*policy.objections(remedy, history, settings=start.settings_digest), *_nothing_left(remedy, start)),
@@ -190,7 +193,8 @@ def _instead(chosen: Decision, history: History) -> str:
         return f"clipctl resume {run} --epoch N --set KEY=VALUE"
     if history.state is RunState.COMPLETED:
         return f"clipctl resume {run} --set train.epochs=N goes on beyond its end"
-    return f"clipctl cancel {run}" if any(attempt.live for attempt in history.attempts) else f"clipctl status {run}"
+    live = any(attempt.live for attempt in history.attempts)
+    return policy.against_live(history) if live else f"clipctl status {run}"
 
 
 def _named(wish: Wish, history: History, record: RunRecord) -> CheckpointRecord | Parent | None:
@@ -232,6 +236,17 @@ def _file(path: Path, history: History, record: RunRecord) -> CheckpointRecord |
 
 
 # --- small parts ------------------------------------------------------------------------------------
+
+
+_THE_RUN_ITSELF = ("name", "cluster", "root", "prepare", "train.model")
+
+
+def _refuse_another_run(changes: Mapping[str, tuple[Any, Any]]) -> None:
+    """Its folder, its jobs' names and its checkpoints rest on them."""
+    wrong = [path for path in _THE_RUN_ITSELF if path in changes]
+    if wrong:
+        lines = (f"{path}={changes[path][1]}: a run keeps its {path}, which is {changes[path][0]}" for path in wrong)
+        raise InvalidSpec(tuple(lines), "clipctl launch PRESET|FILE --name NEW starts another run")
 
 
 def _written_by(remedy: Remedy, newest: AttemptRecord) -> int:

@@ -73,10 +73,10 @@ def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def cut(tree: Any, path: str) -> None:
     """Removes what is at a dotted path, where there is something; numbers lead into lists."""
-    head, _, rest = path.partition(".")
+    head, dot, rest = path.partition(".")
     if isinstance(tree, list):
         cut(tree[int(head)], rest)
-    elif isinstance(tree, dict) and rest:
+    elif isinstance(tree, dict) and dot:
         cut(tree.get(head), rest)
     elif isinstance(tree, dict):
         tree.pop(head, None)

@@ -27,7 +27,7 @@ def to_json(value: Mapping[str, Any]) -> str:
 def existing_run(session: Session, name: str) -> RunRow:
     row = session.get(RunRow, name)
     if row is None:
-        raise NotFound(f"there is no run '{name}'", hint="clipctl status --all")
+        raise NotFound(f"there is no run {name!r}", hint="clipctl status --all")
     return row
 
 

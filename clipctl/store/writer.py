@@ -248,7 +248,7 @@ class Store:
         with self._reading() as connection:
             record = views.run(connection, name)
         if record is None:
-            raise NotFound(f"there is no run '{name}'", hint="clipctl status --all")
+            raise NotFound(f"there is no run {name!r}", hint="clipctl status --all")
         return record
 
     def runs(self) -> tuple[RunRecord, ...]:
@@ -267,7 +267,7 @@ class Store:
         with self._reading() as connection:
             record = views.newest_job(connection, run)
         if record is None:
-            raise NotFound(f"there is no run '{run}'", hint="clipctl status --all")
+            raise NotFound(f"there is no run {run!r}", hint="clipctl status --all")
         return record
 
     def jobs_live(self) -> tuple[JobRecord, ...]:

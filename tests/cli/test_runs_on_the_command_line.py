@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from clipctl.errors import ExitStatus
 from clipctl.store import open_store
 from tests.cli.conftest import Clipctl
 from tests.ops.theatre import Stage, demo
+from trainer.contract import EventKind
 
 
 def stopped_run(home: Path, name: str) -> None:
@@ -48,6 +50,28 @@ def test_without_a_terminal_nothing_is_resumed_unasked(process: Clipctl, home: P
     assert said.err.splitlines() == ["error: there is no terminal to ask on", "hint: add -y"]
     with open_store(home) as store:
         assert store.run("tiny").attempts == 1
+
+
+def test_logs_are_told_to_programs_line_by_line(clipctl: Clipctl, home: Path):
+    stopped_run(home, "tiny")
+    (logs,) = (home / "runs" / "tiny" / "jobs").glob("*/logs")
+    (logs / "rank_0.log").write_text('a "quote"\n\x1b[31mred\n')
+    said = clipctl("logs", "tiny", "--json")
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["text"] for line in lines] == ['a "quote"', "red"]
+    assert lines[0] == {"schema": 1, "attempt": 1, "log": "rank_0.log", "text": 'a "quote"'}
+
+
+def test_an_endless_error_is_cut_where_a_person_reads_it(clipctl: Clipctl, home: Path):
+    with open_store(home) as store:
+        run = Stage(store, demo())
+        run.launch()
+        run.event(EventKind.CRASHED, epoch=1, into=3, error="ValueError: none of " + "x" * 3000, rank=0)
+        run.end(1)
+    said = clipctl("status").out
+    assert "crashed at epoch 1, step 3 (ValueError: none of xxx" in said
+    assert max(map(len, said.splitlines())) < 200
+    assert "x" * 3000 in clipctl("status", "tiny", "--json").out
 
 
 def test_completion_offers_runs(process: Clipctl, home: Path):

@@ -43,6 +43,7 @@ def test_a_rehearsed_fault_is_said_in_the_plan(clipctl: Clipctl):
         (("launch", "demo", "--set", "train.lr=1"), ExitStatus.INVALID, ["did you mean train.optim.lr?"]),
         (("resume", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'", "hint: clipctl status --all"]),
         (("status", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
+        (("status", "a\nb"), ExitStatus.NOT_FOUND, [r"there is no run 'a\nb'"]),
         (("logs", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
         (("show", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
         (("cancel", "ghost"), ExitStatus.NOT_FOUND, ["there is no run 'ghost'"]),
@@ -70,6 +71,15 @@ def test_all_mistakes_are_named_at_once(clipctl: Clipctl):
     assert not home().exists()
 
 
+def test_mistakes_are_told_to_programs_too(clipctl: Clipctl):
+    said = clipctl("validate", "demo", "--set", "train.epochs=-1", "--set", "quux=1", "--json")
+    told = json.loads(said.out)
+    assert (said.code, told["schema"], told["valid"], len(told["problems"])) == (ExitStatus.INVALID, 1, False, 2)
+    assert said.err.splitlines() == [f"error: {line}" for line in told["problems"]]
+    said = clipctl("validate", "demo", "--json")
+    assert (said.code, json.loads(said.out)) == (ExitStatus.OK, {"schema": 1, "valid": True, "problems": []})
+
+
 def test_data_that_is_not_there_is_refused_before_anything_is_written(clipctl: Clipctl, tmp_path: Path):
     missing = tmp_path / "shards" / "{0..3}.tar"
     said = clipctl("launch", "demo", "--set", f"train.data.train_data={missing}")
@@ -77,6 +87,15 @@ def test_data_that_is_not_there_is_refused_before_anything_is_written(clipctl: C
     assert "matches no file" in said.err
     assert not home().exists()
     assert not missing.parent.exists()
+
+
+def test_a_home_that_is_not_to_be_trusted_gets_no_digits_either(clipctl: Clipctl):
+    home().mkdir()
+    home().chmod(0o777)
+    said = clipctl("launch", "demo")
+    assert said.code == ExitStatus.REFUSED
+    assert "is writable for everybody" in said.err
+    assert list(home().iterdir()) == []
 
 
 def test_render_prints_a_script_that_bash_can_read(clipctl: Clipctl):
@@ -139,14 +158,3 @@ def test_nothing_heavy_is_imported_by_what_must_be_instant(arguments: list[str])
 def test_completion_knows_presets(process: Clipctl):
     said = process(_CLIPCTL_COMPLETE="complete_bash", COMP_WORDS="clipctl launch d", COMP_CWORD="2")
     assert said.out.split() == ["demo"]
-
-
-def test_a_reader_that_has_enough_gets_no_traceback():
-    done = subprocess.run(
-        f"{sys.executable} -m clipctl presets show l14-laion2b | true",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""

@@ -107,7 +107,8 @@ def test_what_is_not_complete_is_never_used_nor_overwritten(digits: Digits, tmp_
             (folder / "digits.json").write_text("[]")
     with pytest.raises(Refused, match="exists and is not a complete folder of digits") as raised:
         write_digits(folder)
-    assert raised.value.hint == f"rm -r {folder}"
+    ours = damage in ("cut", "missing", "foreign")
+    assert raised.value.hint == (f"mv {folder} {folder}.damaged" if ours else "clipctl data digits ANOTHER_FOLDER")
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
 

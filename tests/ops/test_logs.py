@@ -71,8 +71,12 @@ def test_logs_of_an_attempt_by_rank_and_to_the_end(stage: Stages):
     for rank in (0, 1, 10):
         (folder / f"rank_{rank}.log").write_text(f"rank {rank}\nno newline")
     job = logs.job_of(home(), run.run, None)
-    assert list(logs.lines(job, rank=None, alive=None, clock=run.time)) == ["script", "rank 0", "no newline"]
-    assert list(logs.lines(job, rank=10, alive=None, clock=run.time)) == ["rank 10", "no newline"]
+    assert list(logs.lines(job, rank=None, alive=None, clock=run.time)) == [
+        ("script.log", "script"),
+        ("rank_0.log", "rank 0"),
+        ("rank_0.log", "no newline"),
+    ]
+    assert [line.text for line in logs.lines(job, rank=10, alive=None, clock=run.time)] == ["rank 10", "no newline"]
     with pytest.raises(NotFound, match="no such log of attempt 1"):
         list(logs.lines(job, rank=7, alive=None, clock=run.time))
     with pytest.raises(NotFound, match="has no attempt 2"):
@@ -92,4 +96,4 @@ def test_following_shows_what_comes_until_the_job_ends(stage: Stages):
         return text.endswith("\n")
 
     job = logs.job_of(home(), run.run, 1)
-    assert list(logs.lines(job, rank=0, alive=alive, clock=run.time)) == ["one", "two", "three"]
+    assert [line.text for line in logs.lines(job, rank=0, alive=alive, clock=run.time)] == ["one", "two", "three"]

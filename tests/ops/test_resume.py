@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipctl.domain import Accepted, CheckpointState, JobState, RunState
-from clipctl.errors import NotFound, Refused
+from clipctl.errors import InvalidSpec, NotFound, Refused
 from clipctl.spec import resolve
 from tests.ops.theatre import Stage, demo
 from trainer.contract import Attempt, EventKind, ExitCode, Precision, loads
@@ -124,6 +124,18 @@ def test_what_is_asked_for_by_epoch_step_or_path(stage: Stages):
         run.plan(checkpoint=Path("/nowhere/epoch_1.pt"))
 
 
+def test_what_makes_it_another_run_is_refused(stage: Stages):
+    run = stage()
+    run.launch()
+    run.end(1)
+    patch = {"name": "other", "root": "/elsewhere", "cluster": "juwels-booster", "train.model": "ViT-B-32"}
+    with pytest.raises(InvalidSpec) as refused:
+        run.plan(patch=patch)
+    lines = refused.value.problems
+    assert [line.partition("=")[0] for line in lines] == ["name", "cluster", "root", "train.model"]
+    assert lines[-1] == "train.model=ViT-B-32: a run keeps its train.model, which is ViT-digits-32"
+
+
 def test_inside_an_epoch_another_batch_means_a_fresh_stream(stage: Stages):
     run = stage()
     run.launch()
@@ -169,6 +181,19 @@ def test_a_live_job_is_never_overruled(stage: Stages):
     with pytest.raises(Refused, match="a job of attempt 1 may be alive"):
         run.resume()
     assert len(run.scheduler.submitted) == 1
+
+
+def test_a_job_that_is_ending_is_waited_for_and_not_cancelled(stage: Stages):
+    """Between the trainer's last word and the end of its processes; and before anybody has seen a job at all."""
+    run = stage()
+    run.launch()
+    run.event(EventKind.DIVERGED, epoch=2, into=3, **NAN)
+    run.look()
+    assert run.state is RunState.STOPPED
+    for wish in ({}, {"epoch": 1}):
+        with pytest.raises(Refused, match="a job of attempt 1 may be alive") as refused:
+            run.resume(**wish)
+        assert refused.value.hint == "clipctl status tiny, until it is known to be over"
 
 
 def test_what_failed_is_refused_until_somebody_insists(stage: Stages):

@@ -50,7 +50,7 @@ def test_the_run_this_program_was_written_for():
     assert isinstance(chosen.parent, CheckpointRecord)
     assert chosen.parent.manifest.file == "epoch_68.pt"
     assert chosen.patch == {"train.precision": "fp32"}
-    assert "74 epochs were done, 6" in choose(past).basis
+    assert "epochs done: 74, of which the last 6" in choose(past).basis
 
 
 def test_a_divergence_in_the_second_epoch_of_a_short_run_starts_from_the_beginning():

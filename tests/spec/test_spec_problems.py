@@ -34,6 +34,7 @@ ONE_MISTAKE = [
     ("train.precison=amp", "train.precison: no such key; did you mean train.precision?"),
     ("epochs=3", "epochs: no such key; did you mean train.epochs?"),
     ("quux=1", "quux: no such key"),
+    ("train..epochs=1", "train.: no such key; did you mean train?"),
     ("train.model=", "train.model: has no value and needs one"),
     ("train=3", "train=3: must be a map, such as {key: value}"),
     ("train.optim=[]", "train.optim=[]: must be a map, such as {key: value}"),
@@ -85,6 +86,10 @@ ONE_MISTAKE = [
     (
         "train.data.train_data=/x/{0..9999999}.tar",
         "train.data.train_data=/x/{0..9999999}.tar: must not name more than 1,000,000 files",
+    ),
+    (
+        "train.zeroshot.classes=digit",
+        "train.zeroshot.classes=digit: must be one of imagenet, digits; did you mean digits?",
     ),
     ("cluster=locale", "cluster=locale: no cluster profile locale; did you mean local?"),
     ("prepare=digit", "prepare=digit: must be digits; did you mean digits?"),

@@ -150,6 +150,18 @@ def test_an_exit_file_ends_a_run_whatever_the_queue_says(store: Store, home: Pat
         assert (run.state, run.last_incident.kind) == (RunState.STOPPED, IncidentKind.CRASHED)
 
 
+def test_a_job_that_ended_unwatched_is_not_called_running(store: Store, home: Path) -> None:
+    stories.launched(store, home)
+    store.observed("n1", queue("n1").jobs["n1"], time=200.0)
+    store.cancel("digits", actor="ada", basis="x", time=201.0)
+    folder = RunFolder.of(home, "digits").job("n1")
+    folder.path.mkdir(parents=True)
+    folder.exit.write_text(dumps(Exit(code=0, time=3.0)))
+    run = only(home)
+    assert run.job is not None
+    assert (run.job.state, run.job.live, run.notes) == (JobState.COMPLETED, False, ())
+
+
 def test_a_scheduler_that_does_not_answer_changes_nothing_but_is_said(store: Store, home: Path) -> None:
     stories.launched(store, home)
     store.observed("n1", queue("n1").jobs["n1"], time=200.0)
@@ -279,6 +291,19 @@ def test_show_draws_from_which_checkpoint_and_why_each_attempt_began(store: Stor
     assert changes == [("batch_size", 32, 48), ("optim.lr", 0.001, 0.0005), ("precision", "amp_fp16", "fp32")]
     assert shown.spec["train"]["model"] == "ViT-digits-32"
     assert [job.nonce for job in second.jobs] == ["n2"]
+
+
+def test_the_tree_ends_as_the_newest_attempt_did_though_nobody_watched(store: Store, home: Path) -> None:
+    stories.launched(store, home)
+    folder, job = stories.attempt_folder(home), RunFolder.of(home, "digits").job("n1")
+    stories.write_events(folder, stories.event(1, "started", step=0, hosts=["jwb0001"]), stories.progress(2, step=40))
+    stories.write_events(folder, stories.event(3, "completed", step=40))
+    job.path.mkdir(parents=True)
+    job.exit.write_text(dumps(Exit(code=0, time=3.0)))
+    (attempt,) = read.show(home, "digits", now=NOW).lineage
+    assert (attempt.live, attempt.final, attempt.samples_seen) == (False, "completed", 40 * stories.SAMPLES)
+    assert attempt.hosts == ("jwb0001",)
+    assert [job.live for job in attempt.jobs] == [False]
 
 
 def test_a_resumed_run_shows_its_parent_until_it_saves(store: Store, home: Path) -> None:

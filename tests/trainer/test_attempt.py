@@ -13,6 +13,7 @@ import pytest
 from tests.trainer.attempts import Started, digits_spec, prepare, run_here
 from trainer import claim
 from trainer.contract import (
+    Classes,
     ExitCode,
     Fault,
     FaultKind,
@@ -153,7 +154,7 @@ def test_settings_come_from_the_spec_and_not_from_the_file_and_the_difference_is
 def test_an_epoch_is_on_disk_before_it_is_evaluated_and_a_failed_evaluation_costs_nothing(
     digits: Path, tmp_path: Path
 ) -> None:
-    broken = ZeroShot(data=str(tmp_path / "nowhere"), frequency=1, classes="digits")
+    broken = ZeroShot(data=str(tmp_path / "nowhere"), frequency=1, classes=Classes.DIGITS)
     started = prepare(tmp_path / "run", 1, digits_spec(digits, epochs=1, zeroshot=broken))
     assert run_here(started) == ExitCode.COMPLETED
     assert [event.kind for event in started.events()][-3:] == ["checkpoint", "evaluated", "completed"]
@@ -161,7 +162,7 @@ def test_an_epoch_is_on_disk_before_it_is_evaluated_and_a_failed_evaluation_cost
 
 
 def test_zero_shot_accuracy_is_of_every_held_out_image(digits: Path, tmp_path: Path) -> None:
-    zeroshot = ZeroShot(data=str(digits / "test.tar"), frequency=1, classes="digits")
+    zeroshot = ZeroShot(data=str(digits / "test.tar"), frequency=1, classes=Classes.DIGITS)
     started = prepare(tmp_path / "run", 1, digits_spec(digits, epochs=1, zeroshot=zeroshot))
     assert run_here(started) == ExitCode.COMPLETED
     facts = started.events("evaluated")[0].facts
@@ -195,6 +196,25 @@ def test_another_checkpoint_in_the_parents_place_is_refused(whole: Started, digi
     second = prepare(tmp_path / "run", 2, digits_spec(digits), parent=parent)
     assert run_here(second) == ExitCode.REFUSED
     assert "is not the checkpoint that was decided on" in second.events()[-1].facts["error"]
+
+
+def test_a_model_that_open_clip_does_not_know_is_refused_in_one_line(digits: Path, tmp_path: Path) -> None:
+    started = prepare(tmp_path / "run", 1, digits_spec(digits, model="ViT-digit-32"))
+    assert run_here(started) == ExitCode.REFUSED
+    error = started.events()[-1].facts["error"]
+    assert error == "train.model=ViT-digit-32: open_clip knows no such model; did you mean ViT-digits-32?"
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(whole: Started, digits: Path, tmp_path: Path) -> None:
+    import torch
+
+    state = torch.load(whole.folder / "checkpoints/epoch_2.pt")
+    state["state_dict"]["module.positional_embedding"] = torch.zeros(3, 3)
+    torch.save(state, tmp_path / "epoch_2.pt")
+    started = prepare(tmp_path / "run", 1, digits_spec(digits), parent=Parent(path=str(tmp_path / "epoch_2.pt")))
+    assert run_here(started) == ExitCode.REFUSED
+    error = started.events()[-1].facts["error"]
+    assert error.startswith(f"{tmp_path}/epoch_2.pt does not fit ViT-digits-32: positional_embedding is 3 x 3 there, ")
 
 
 def test_an_attempt_that_was_overtaken_publishes_nothing_more(digits: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from clipctl.errors import NotFound
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.read.lineage import lineage
-from clipctl.ops.read.runs import checkpoint_view, judged, run_view
+from clipctl.ops.read.runs import checkpoint_view, judged, run_seen, run_view
 from clipctl.ops.read.shapes import (
     AttemptView,
     Change,
@@ -137,8 +137,8 @@ def show(
         if connection is None or run is None:
             raise _no_such_run(name)
         queue = queues.get(run.cluster)
-        view = run_view(connection, run, queue=queue, files=files, now=now, patience=patience)
-        return ShowView(run=view, spec=views.settings(run), lineage=lineage(connection, name))
+        view, found = run_seen(connection, run, queue=queue, files=files, now=now, patience=patience)
+        return ShowView(run=view, spec=views.settings(run), lineage=lineage(connection, view, found))
 
 
 def checkpoints(home: Path, name: str, *, files: Files = _LOCAL) -> CheckpointsView:
@@ -187,4 +187,4 @@ def jobs_live(home: Path) -> tuple[tuple[RunRecord, JobRecord], ...]:
 
 
 def _no_such_run(name: str) -> NotFound:
-    return NotFound(f"there is no run '{name}'", hint="clipctl status --all")
+    return NotFound(f"there is no run {name!r}", hint="clipctl status --all")

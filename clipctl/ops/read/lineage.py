@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipctl.domain import AttemptRecord
+from clipctl.ops.read.look import Look
 from clipctl.ops.read.runs import job_view
-from clipctl.ops.read.shapes import AttemptView, Change
+from clipctl.ops.read.shapes import AttemptView, Change, RunView
 from clipctl.store import views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import DecisionRecord, JobRecord
 from trainer.contract import Event
 
 
-def lineage(connection: sqlite3.Connection, run: str) -> tuple[AttemptView, ...]:
+def lineage(connection: sqlite3.Connection, view: RunView, found: Look) -> tuple[AttemptView, ...]:
+    """As stored, but for the newest attempt: that one is as it was `found` just now."""
+    run = view.name
     attempts = {attempt.number: attempt for attempt in views.attempts(connection, run)}
     origins = {record.path: record.manifest.attempt for record in views.checkpoints(connection, run)}
     causes = {entry.attempt: entry for entry in views.decisions(connection, run) if entry.kind == EntryKind.INTENT}
     jobs = views.jobs(connection, run)
-    return tuple(
+    stored = tuple(
         _attempt_view(
             attempt,
             attempts.get(origins.get(attempt.parent_path or "", 0)),
@@ -28,6 +32,21 @@ def lineage(connection: sqlite3.Connection, run: str) -> tuple[AttemptView, ...]
             tuple(job for job in jobs if job.identity.attempt == attempt.number),
         )
         for attempt in attempts.values()
+    )
+    return (*stored[:-1], _moved_on(stored[-1], view, found))
+
+
+def _moved_on(newest: AttemptView, view: RunView, found: Look) -> AttemptView:
+    started, final = found.landmarks.started, found.landmarks.final
+    return replace(
+        newest,
+        samples_seen=max(newest.samples_seen, view.progress.samples_seen),
+        live=newest.live and not found.over,
+        incident=found.incident or newest.incident,
+        final=final.kind if final else newest.final,
+        jobs=(*newest.jobs[:-1], view.job) if view.job else newest.jobs,
+        versions=_mapping(started, "versions"),
+        hosts=tuple(str(host) for host in _list(started, "hosts")),
     )
 
 

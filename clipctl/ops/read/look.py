@@ -7,12 +7,15 @@ import threading
 from dataclasses import dataclass
 
 from clipctl import journal
-from clipctl.diagnose import diagnose
+from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
+    ENDED_STATES,
     CheckpointRecord,
     Evidence,
     Incident,
     JobReport,
+    JobState,
+    Limits,
     QueueSnapshot,
     RunState,
     Unobservable,
@@ -22,7 +25,7 @@ from clipctl.journal import Files, Landmarks
 from clipctl.layout import RunFolder
 from clipctl.run_state import RunFacts, run_state
 from clipctl.store.records import Answer, JobRecord, RunRecord
-from trainer.contract import Exit, Heartbeat
+from trainer.contract import Exit, ExitCode, Heartbeat
 
 Queue = QueueSnapshot | Unobservable | None  # None: not asked
 
@@ -32,6 +35,8 @@ class Look:
     """Where the newest job of a run stands."""
 
     state: RunState
+    job_state: JobState
+    over: bool  # the job has ended for certain, whether or not the store has heard of it
     landmarks: Landmarks
     report: JobReport | None = None
     heartbeat: Heartbeat | None = None
@@ -70,8 +75,10 @@ def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: flo
     incident = diagnose(evidence, run.limits, now=now)
     return Look(
         state=_state(run, job, evidence, incident),
+        job_state=_job_state(job, evidence),
+        over=_over(evidence, run.limits, now),
         landmarks=written.landmarks,
-        report=report or job.report,
+        report=report,
         heartbeat=written.heartbeat,
         incident=incident,
         checkpoints=written.checkpoints,
@@ -142,6 +149,22 @@ def _evidence(
     )
 
 
+def _over(evidence: Evidence, limits: Limits, now: float) -> bool:
+    """As an observation would store it. The trainer's last word is not enough: ranks may still be saving."""
+    if evidence.job is not None:
+        return evidence.job.state in ENDED_STATES
+    return evidence.exit is not None or gone(evidence, limits, now)
+
+
+def _job_state(job: JobRecord, evidence: Evidence) -> JobState:
+    """What the store heard last is only worth something where nobody knows better by now."""
+    if evidence.job is not None:
+        return evidence.job.state
+    if evidence.exit is not None:
+        return JobState.COMPLETED if evidence.exit.code == ExitCode.COMPLETED else JobState.FAILED
+    return JobState.UNKNOWN if evidence.observed else job.state
+
+
 def _state(run: RunRecord, job: JobRecord, evidence: Evidence, incident: Incident | None) -> RunState:
     alive = evidence.progress is not None or evidence.heartbeat is not None or evidence.claimed
     facts = RunFacts(
@@ -159,4 +182,4 @@ def _state(run: RunRecord, job: JobRecord, evidence: Evidence, incident: Inciden
 
 def stored(run: RunRecord, job: JobRecord) -> Look:
     """What the store says: for a job that is over, whose journal was read to its end."""
-    return Look(state=run.state, landmarks=job.landmarks, report=job.report)
+    return Look(state=run.state, job_state=job.state, over=True, landmarks=job.landmarks, report=job.report)

@@ -24,6 +24,13 @@ _KNOWN_GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 def run_view(
     connection: sqlite3.Connection, run: RunRecord, *, queue: Queue, files: Files, now: float, patience: float
 ) -> RunView:
+    return run_seen(connection, run, queue=queue, files=files, now=now, patience=patience)[0]
+
+
+def run_seen(
+    connection: sqlite3.Connection, run: RunRecord, *, queue: Queue, files: Files, now: float, patience: float
+) -> tuple[RunView, Look]:
+    """The look as well, for who shows more of the newest attempt."""
     job = views.newest_job(connection, run.name)
     attempt = views.attempt(connection, run.name, run.attempts)
     if job is None or attempt is None:
@@ -31,7 +38,7 @@ def run_view(
     found = look(run, job, queue=queue, files=files, now=now, patience=patience) if job.live else stored(run, job)
     incident = found.incident or views.last_incident(connection, run.name)
     checkpoint = _last_checkpoint(connection, run, attempt, found)
-    return RunView(
+    view = RunView(
         name=run.name,
         state=found.state,
         cluster=run.cluster,
@@ -52,16 +59,18 @@ def run_view(
         notes=(*found.notes, *_notes(run, job, found)),
         next=_next(connection, run, attempt, found, now),
     )
+    return view, found
 
 
 def job_view(job: JobRecord, found: Look | None = None) -> JobView:
-    report = (found.report if found else None) or job.report
+    report = found.report if found else job.report
+    state = found.job_state if found else job.state
     return JobView(
         nonce=job.identity.nonce,
         scheduler_id=report.scheduler_id if report else job.scheduler_id,
-        state=report.state if report else job.state,
-        raw=report.raw if report else job.raw,
-        live=job.live,
+        state=state,
+        raw=report.raw if report else job.raw if state is job.state else "",
+        live=job.live and not (found and found.over),
         submitted_at=job.identity.submitted_at,
         cancel_requested=job.cancel_requested,
     )
@@ -203,7 +212,7 @@ def _announced(run: RunRecord, attempt: AttemptRecord, event: Event) -> Checkpoi
 
 def _notes(run: RunRecord, job: JobRecord, found: Look) -> tuple[str, ...]:
     notes = []
-    if job.live and job.cancel_requested:
+    if job.live and not found.over and job.cancel_requested:
         notes.append("cancel requested; its job has not ended yet")
     if run.hold_reason is not None and found.state is not RunState.HELD:
         notes.append(f"held: {run.hold_reason}; nothing is started after this job")
