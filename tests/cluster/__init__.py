@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, on loopback: slurmctld, munged, a slurmd for each node, on request slurmdbd and MariaDB.
+"""A real Slurm on this machine: slurmctld, munged, a slurmd for each node, on request slurmdbd and MariaDB.
 
 For tests (`Cluster.up`) and for people (`python -m tests.cluster --help`). Needs Slurm's programs and a bare Python.
 """

@@ -127,10 +127,8 @@ class Cluster:
 
     def states(self) -> dict[str, str]:
         """Slurm's word for each node, `*` included where it does not answer."""
-        pairs = (
-            line.split() for line in self.run("sinfo", "-h", "-N", "-p", "urgent", "-o", "%N %t").stdout.splitlines()
-        )
-        return {name: state for name, state in pairs}
+        lines = self.run("sinfo", "-h", "-N", "-p", "urgent", "-o", "%N %t").stdout.splitlines()
+        return dict(line.split() for line in lines)
 
     def wait_idle(self, patience: float = 120.0) -> None:
         def idle() -> bool:
@@ -140,7 +138,7 @@ class Cluster:
         wait_for("all nodes idle", idle, patience)
 
     def kill_node(self, name: str, ranks: bool = True) -> None:
-        """A node that dies, as Slurm learns it. Without `ranks` only its slurmd does: what ran there goes on writing."""
+        """A node dies, and Slurm learns it. Without `ranks` only its slurmd does: what runs there goes on writing."""
         end(lambda: of_node(self.folder, name) if ranks else self._slurmd(name))
         self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=killed")
 

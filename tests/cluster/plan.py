@@ -1,4 +1,4 @@
-"""What a cluster consists of: fixed once at its start and kept in its folder, so that another process finds it there."""
+"""What a cluster consists of: fixed at its start and kept in its folder, so that another process finds it there."""
 
 from __future__ import annotations
 

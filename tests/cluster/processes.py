@@ -1,4 +1,4 @@
-"""Which processes are a cluster's, and their end. Nothing is remembered: /proc says it, also after kill -9 of whoever knew.
+"""Which processes are a cluster's, and their end. /proc knows, also after kill -9 of whoever started them.
 
 - Daemons carry $EMULATED_CLUSTER, the cluster's folder.
 - slurmstepd overwrites its environment with its title, but writes the log of its node as slurmd does.
