@@ -79,7 +79,9 @@ class SlurmDesk(Desk):
         return script
 
     def slurm(self, *command: str | Path, **more: str) -> str:
-        done = subprocess.run(command, env={**self.slurm_environ, **more}, capture_output=True, text=True, timeout=60, cwd=self.root)
+        done = subprocess.run(
+            command, env={**self.slurm_environ, **more}, capture_output=True, text=True, timeout=60, cwd=self.root
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -4,50 +4,51 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from typing import Any as Cluster
-
 from clipctl.spec.slurm import SbatchOptions
+from tests.cluster import Cluster
 from tests.local.desk import eventually
 from tests.slurm.slurm_desk import SlurmDesk
 from trainer.contract import ExitCode
 
 FOLDER = """a b's "run" ü;$(touch canary)"""
-CANARIES = {"WANDB_API_KEY": "canary-1", "HF_TOKEN": "canary-2", "AWS_SECRET_ACCESS_KEY": "canary-3"}
+SECRETS = {"WANDB_API_KEY": "secret-1", "HF_TOKEN": "secret-2", "AWS_SECRET_ACCESS_KEY": "secret-3"}
 
 
-@pytest.fixture(scope="module")
-def desks(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], SlurmDesk]]:
-    made: list[SlurmDesk] = []
-
-    def make() -> SlurmDesk:
-        root = tmp_path_factory.mktemp("slurm") / FOLDER
-        root.mkdir()
-        made.append(SlurmDesk(root, slurm_environ=cluster.environ))
-        return made[-1]
-
-    yield make
-    for desk in made:
-        desk.close()
+@pytest.fixture
+def desk(cluster: Cluster, tmp_path: Path) -> Iterator[SlurmDesk]:
+    root = tmp_path / FOLDER
+    root.mkdir()
+    made = SlurmDesk(root, slurm_environ=cluster.environ)
+    yield made
+    made.close()
+    assert not list(tmp_path.rglob("canary"))
 
 
-@pytest.fixture(scope="module")
-def warned(desks: Callable[[], SlurmDesk]) -> SlurmDesk:
-    """A job that runs while the other tests do, until Slurm warns it: 20 to 50 s from now."""
-    desk = desks()
+def test_from_the_first_line_to_the_warning_before_wall_time(desk: SlurmDesk) -> None:
+    """The other ranks leave at once with 0; rank 0 saves for 3 s more, and its word is the job's."""
     desk.ranks_that_save_for(3)
-    options = SbatchOptions(time="00:02:00", save_before_end=70, cpus_per_task=6, gpu_type=None)
-    desk.sbatch(desk.script_on("n1", slurm=options), **CANARIES)
-    return desk
+    # Slurm looks each half minute who has less than `save_before_end` and half a minute left: 15 to 45 s from now.
+    options = SbatchOptions(time="00:02:00", save_before_end=75, cpus_per_task=6)
+    desk.sbatch(desk.script_on("n1", slurm=options), **SECRETS)
+    desk.ready(ranks=4)
+    _check_what_ranks_found(desk)
+    left = desk.exit("n1")
+
+    assert left.code == ExitCode.STOPPED
+    assert desk.last_word()["signal"] == "SIGUSR1"
+    assert desk.log("n1", "rank_0").split() == ["told", "10", "saved"]
+    assert [desk.log("n1", f"rank_{rank}").split() for rank in (1, 2, 3)] == [["told", "10"]] * 3
+    assert f"Comment=clipctl:demo:1:{desk.nonce('n1')}" in left.scheduler
+    assert not [file for file in desk.root.rglob("*") if file.is_file() and b"secret-" in file.read_bytes()]
 
 
-def test_every_rank_finds_what_it_needs_and_nothing_of_the_shell_that_submitted(warned: SlurmDesk) -> None:
-    warned.ready(ranks=4)
-    found = [warned.found(rank) for rank in range(4)]
+def _check_what_ranks_found(desk: SlurmDesk) -> None:
+    found = [desk.found(rank) for rank in range(4)]
     environs = [rank["environ"] for rank in found]
     first = environs[0]
 
@@ -57,17 +58,16 @@ def test_every_rank_finds_what_it_needs_and_nothing_of_the_shell_that_submitted(
     assert {environ["CUDA_VISIBLE_DEVICES"] for environ in environs} == {"0,1"}
     assert {environ["MASTER_ADDR"] for environ in environs} == {"127.0.0.1"}
     assert {environ["MASTER_PORT"] for environ in environs} == {str(20000 + int(first["SLURM_JOB_ID"]) % 12000)}
-    assert {environ["CLIPCTL_NONCE"] for environ in environs} == {warned.nonce("n1")}
+    assert {environ["CLIPCTL_NONCE"] for environ in environs} == {desk.nonce("n1")}
     assert {(environ["SLURM_NTASKS"], environ["SRUN_CPUS_PER_TASK"]) for environ in environs} == {("4", "6")}
-    assert {rank["cwd"] for rank in found} == {str(warned.folder.path)}
-    assert {rank["argv"][1] for rank in found} == {str(warned.folder.attempt(1).path)}
+    assert {rank["cwd"] for rank in found} == {str(desk.folder.path)}
+    assert {rank["argv"][1] for rank in found} == {str(desk.folder.attempt(1).path)}
     assert all("/usr/bin" in environ["PATH"].split(":") for environ in environs)
-    assert "canary" not in json.dumps(environs).replace("touch canary", "")
-    assert f"(id {first['SLURM_JOB_ID']}) on {first['SLURMD_NODENAME']}" in warned.log("n1")
+    assert "secret-" not in json.dumps(environs)
+    assert f"(id {first['SLURM_JOB_ID']}) on {first['SLURMD_NODENAME']}" in desk.log("n1")
 
 
-def test_slurm_understands_all_that_it_is_told(desks: Callable[[], SlurmDesk]) -> None:
-    desk = desks()
+def test_slurm_understands_all_that_it_is_told(desk: SlurmDesk) -> None:
     options = SbatchOptions(
         account="ours", time="1-02:00:00", begin="now+1hours", nice=7, contiguous=True, switches="2@00:10:00",
         exclusive=True, cpus_per_task=6, hint="nomultithread", distribution="block:cyclic", mem="100G",
@@ -90,8 +90,7 @@ def test_slurm_understands_all_that_it_is_told(desks: Callable[[], SlurmDesk]) -
     assert f" StdOut={desk.job('n1').logs}/script.log " in text
 
 
-def test_a_cancelled_job_saves_and_its_successor_waits_until_it_is_gone(desks: Callable[[], SlurmDesk]) -> None:
-    desk = desks()
+def test_a_cancelled_job_saves_and_its_successor_waits_until_it_is_gone(desk: SlurmDesk) -> None:
     desk.ranks_that_save_for(3)
     first = desk.sbatch(desk.script_on("n1"))
     desk.ready(ranks=4)
@@ -111,8 +110,7 @@ def test_a_cancelled_job_saves_and_its_successor_waits_until_it_is_gone(desks: C
     assert desk.exit("n2").code == ExitCode.STOPPED
 
 
-def test_what_only_the_script_is_told_kills_no_rank_and_a_request_reaches_them(desks: Callable[[], SlurmDesk]) -> None:
-    desk = desks()
+def test_what_only_the_script_is_told_kills_no_rank_and_a_request_reaches_them(desk: SlurmDesk) -> None:
     desk.ranks_that_save_for(0.2)
     job_id = desk.sbatch(desk.script_on("n1"))
     desk.ready(ranks=4)
@@ -124,16 +122,3 @@ def test_what_only_the_script_is_told_kills_no_rank_and_a_request_reaches_them(d
     assert desk.exit("n1").code == ExitCode.STOPPED
     assert desk.last_word()["signal"] == "SIGUSR1"
     assert [desk.log("n1", f"rank_{rank}").split() for rank in (1, 2, 3)] == [["told", "10"]] * 3
-
-
-def test_the_warning_before_wall_time_reaches_all_ranks_and_rank_0_has_the_last_word(warned: SlurmDesk) -> None:
-    """The others leave at once with 0; rank 0 saves for 3 s more."""
-    warned.ready(ranks=4)
-    left = warned.exit("n1")
-
-    assert left.code == ExitCode.STOPPED
-    assert warned.last_word()["signal"] == "SIGUSR1"
-    assert warned.log("n1", "rank_0").split() == ["told", "10", "saved"]
-    assert [warned.log("n1", f"rank_{rank}").split() for rank in (1, 2, 3)] == [["told", "10"]] * 3
-    assert f"Comment=clipctl:demo:1:{warned.nonce('n1')}" in left.scheduler
-    assert not list(Path(warned.root).parent.rglob("canary"))
