@@ -133,6 +133,10 @@ class JobIdentity:
     def job_name(self) -> str:
         return f"clipctl-{self.run_id}"
 
+    @property
+    def comment(self) -> str:
+        return f"clipctl:{self.run}:{self.attempt}:{self.nonce}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobReport:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clipctl.domain import JobIdentity
-from clipctl.errors import Refused
 from clipctl.layout import RunFolder
 from clipctl.spec.cluster import Cluster
 from clipctl.spec.run import RunSpec
@@ -20,29 +21,50 @@ class Shell(str):
 
 
 def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder: RunFolder, python: str) -> str:
-    """The script of one submission. `python`: the interpreter on the nodes. Refused: a scheduler without a template."""
-    if cluster.scheduler != "local":
-        message = f"cluster {cluster.name} uses {cluster.scheduler}; this version submits to the local scheduler only"
-        raise Refused(message, "clipctl launch demo --cluster local")
+    """The script of one submission. `python`: the interpreter on the nodes."""
+    values = _usual(spec, cluster, identity, run_folder) | {"python": python}
+    if cluster.scheduler == "slurm":
+        values |= _slurm(spec, cluster)
+    return environment().get_template(f"{cluster.scheduler}.sh.j2").render(values)
+
+
+def _usual(spec: RunSpec, cluster: Cluster, identity: JobIdentity, run_folder: RunFolder) -> dict[str, Any]:
     job, attempt = run_folder.job(identity.nonce), run_folder.attempt(identity.attempt)
-    template = environment().get_template(f"{cluster.scheduler}.sh.j2")
-    return template.render(
-        run=spec.name,
-        attempt=identity.attempt,
-        nonce=identity.nonce,
-        job_name=identity.job_name,
-        run_folder=run_folder.path,
-        attempt_folder=attempt.path,
-        job_folder=job.path,
-        exit_file=job.exit,
-        log_folder=job.logs,
-        ranks=spec.ranks,
-        claim_wait=cluster.limits.claim_wait,
-        rank_grace=cluster.limits.rank_grace,
-        python=python,
-        env=cluster.env,
-        setup=cluster.setup,
-    )
+    return {
+        "run": spec.name,
+        "attempt": identity.attempt,
+        "nonce": identity.nonce,
+        "job_name": identity.job_name,
+        "comment": identity.comment,
+        "run_folder": run_folder.path,
+        "attempt_folder": attempt.path,
+        "job_folder": job.path,
+        "exit_file": job.exit,
+        "log_folder": job.logs,
+        "ranks": spec.ranks,
+        "claim_wait": cluster.limits.claim_wait,
+        "rank_grace": cluster.limits.rank_grace,
+        "env": cluster.env,
+        "setup": cluster.setup,
+    }
+
+
+def _slurm(spec: RunSpec, cluster: Cluster) -> Mapping[str, Any]:
+    """What only sbatch and srun are told. The profile's own `slurm` is in the run's already."""
+    resources, asked = spec.resources, spec.slurm
+    gpus = ("gpu", *filter(None, [asked.gpu_type]), str(resources.ranks_per_node))
+    return {
+        "nodes": resources.nodes,
+        "ranks_per_node": resources.ranks_per_node,
+        "gres": ":".join(gpus) if cluster.gpus_per_node is not None or asked.gpu_type else None,
+        "lead": asked.lead,
+        "options": asked.directives(),
+        "cpus_per_task": asked.cpus_per_task,
+        "node_address": cluster.master_addr == "node_address",
+        "master_addr_suffix": cluster.master_addr_suffix,
+        "cpu_bind": cluster.srun.cpu_bind,
+        "accel_bind": cluster.srun.accel_bind,
+    }
 
 
 @cache

@@ -17,7 +17,14 @@ MODULE_LINES = 400
 FUNCTION_LINES = 60
 MEDIAN_FUNCTION_LINES = 12
 FORBIDDEN_WORDS = {"utils", "util", "helpers", "misc", "common", "manager", "controller"}
-SHARED = ("contract", "schedule", "verify", "claim", "spawn")  # imported on a login node, or by the job script
+SHARED = (
+    "contract",
+    "schedule",
+    "verify",
+    "claim",
+    "predecessor",
+    "spawn",
+)  # imported on a login node, or by the job script
 DOCUMENTED = (
     "trainer/contract.py",
     "trainer/schedule.py",

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,10 +34,9 @@ from trainer.contract import (
     write_atomic,
 )
 from trainer.origin import refuse_foreign
+from trainer.predecessor import Jobs, jobs_around
 
 T = TypeVar("T", Attempt, Claim, Job)
-
-LOOK_EVERY = 0.2  # seconds
 
 
 class Fenced(Exception):
@@ -65,18 +64,21 @@ def claim(folder: Path, environ: Mapping[str, str], *, wait: float) -> None:
     """Takes the attempt in `folder` for this environment's job, or raises Fenced (OSError, ValueError: no attempt)."""
     nonce = environ.get(NONCE_VARIABLE, "")
     _check_issued(folder, nonce)
-    deadline = time.monotonic() + wait
+    jobs, deadline = jobs_around(folder.parent.parent, environ), time.monotonic() + wait
     # Before: a predecessor that is still saving may publish its checkpoint until we take over.
     _check_newest(folder)
-    _await_predecessors(folder, environ, deadline)
-    _take(folder, _claim_of(nonce, environ))
+    _await_predecessors(folder, jobs, deadline)
+    mine = _claim_of(nonce, environ)
+    _take(folder, mine)
     # And after: of two attempts that come at the same moment, at least one now sees the other's claim.
     try:
         _check_newest(folder)
-        _await_predecessors(folder, environ, deadline)
+        _await_predecessors(folder, jobs, deadline)
     except Fenced:
         (folder / CLAIM_FILE).unlink(missing_ok=True)  # or the one that goes on would no longer hold its own
         raise
+    restart = f", restart {mine.restart_count}" if mine.restart_count else ""
+    print(f"attempt {folder.name} is held by this job, {mine.nonce} (id {mine.job_id}{restart}) on {mine.host}")
 
 
 def still_mine(folder: Path, nonce: str) -> bool:
@@ -113,36 +115,20 @@ def _check_newest(folder: Path) -> None:
         raise Fenced(f"attempt {max(later)} of this run is claimed already; {folder.name} is over")
 
 
-def _await_predecessors(folder: Path, environ: Mapping[str, str], deadline: float) -> None:
-    for number in (number for number in _claimed(folder) if number < int(folder.name)):
-        held = _read(Claim, folder.parent / str(number) / CLAIM_FILE)
-        while not _ended(job_folder(folder, held.nonce), held, environ):
-            if time.monotonic() >= deadline:
-                raise Fenced(f"attempt {number} has not ended: no {EXIT_FILE} of its job {held.nonce} on {held.host}")
-            time.sleep(LOOK_EVERY)
-
-
-def _ended(job: Path, held: Claim, environ: Mapping[str, str]) -> bool:
-    if job.is_dir() and EXIT_FILE in os.listdir(job):
-        return True
-    # Under Slurm the ranks are on other hosts than the script; without it they are here, or were.
-    return "SLURM_JOB_ID" not in environ and held.host == socket.gethostname() and not _runs_here(held.nonce)
-
-
-def _runs_here(nonce: str) -> bool:
-    """Any process of ours with that nonce; True where the system cannot tell."""
-    mark = f"{NONCE_VARIABLE}={nonce}".encode()
-    if not os.path.exists("/proc/self/environ"):
-        return True
-    return any(mark in environ.split(b"\0") for environ in _environments())
-
-
-def _environments() -> Iterator[bytes]:
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            yield Path("/proc", name, "environ").read_bytes()
-        except OSError:  # gone meanwhile, or somebody else's
-            continue
+def _await_predecessors(folder: Path, jobs: Jobs, deadline: float) -> None:
+    earlier = {
+        number: _claim_in(folder.parent / str(number)) for number in _claimed(folder) if number < int(folder.name)
+    }
+    said = ""
+    while alive := jobs.alive(earlier.values()):
+        number = next(number for number, held in earlier.items() if held is alive[0])
+        words = f"attempt {number} has not ended: {jobs.words(alive[0])}"
+        if (left := deadline - time.monotonic()) <= 0:
+            raise Fenced(words)
+        if words != said:
+            print(f"waiting, {words}", flush=True)
+            said = words
+        time.sleep(min(jobs.look_every, left))
 
 
 # --- taking it -------------------------------------------------------------------------------------
@@ -166,7 +152,7 @@ def _take(folder: Path, mine: Claim) -> None:
 
 def _take_again(folder: Path, mine: Claim) -> None:
     """The same job with the same or a higher restart count was started again by its site; any other came too late."""
-    held = _read(Claim, folder / CLAIM_FILE)
+    held = _claim_in(folder)
     if (held.nonce, held.job_id) != (mine.nonce, mine.job_id):
         raise Fenced(f"attempt {folder.name} is held by job {held.nonce} (id {held.job_id}) on {held.host}")
     if mine.restart_count < held.restart_count:
@@ -180,7 +166,7 @@ def _claim_of(nonce: str, environ: Mapping[str, str]) -> Claim:
         nonce=nonce,
         job_id=environ.get("SLURM_JOB_ID") or str(os.getppid()),
         restart_count=_restart_count(environ),
-        host=socket.gethostname(),
+        host=environ.get("SLURMD_NODENAME") or socket.gethostname(),
         time=time.time(),
     )
 
@@ -196,6 +182,10 @@ def _claimed(folder: Path) -> list[int]:
     """The numbers of this run's claimed attempts. Listed, not stat'ed: NFS clients remember what did not exist."""
     numbers = sorted(map(int, filter(str.isdigit, os.listdir(folder.parent))))
     return [number for number in numbers if CLAIM_FILE in os.listdir(folder.parent / str(number))]
+
+
+def _claim_in(folder: Path) -> Claim:
+    return _read(Claim, folder / CLAIM_FILE)
 
 
 def _read(kind: type[T], path: Path) -> T:

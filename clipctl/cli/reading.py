@@ -160,7 +160,9 @@ def spec_lines(spec: object) -> list[str]:
     """Every value with its dotted path, as --set would take it."""
     from trainer.contract import to_jsonable
 
-    return [f"  {clean(path)}={clean(_value(value))}" for path, value in _leaves(to_jsonable(spec), "")]
+    leaves = _leaves(to_jsonable(spec), "")
+    shown = (leaf for leaf in leaves if leaf[1] is not None or not leaf[0].startswith("slurm."))  # many, and few given
+    return [f"  {clean(path)}={clean(_value(value))}" for path, value in shown]
 
 
 def _leaves(value: object, path: str) -> list[tuple[str, object]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from clipctl.spec.cluster import Cluster
 from clipctl.spec.run import RunSpec
 from clipctl.spec.shards import expand
+from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
 from trainer.contract import Schedule
 from trainer.schedule import Geometry
@@ -26,10 +27,12 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     yield from _retention(spec)
     yield from _warmup(spec)
     yield from _faults(spec)
+    yield from option_rules(spec.slurm)
     for path, text in _paths(spec):
         yield from _own_file(path, text)
     if cluster is not None:
         yield from _room(spec, cluster)
+        yield from _slurm(spec) if cluster.scheduler == "slurm" else _no_slurm(spec, cluster)
 
 
 def missing_data(spec: RunSpec) -> tuple[str, ...]:
@@ -119,3 +122,14 @@ def _room(spec: RunSpec, cluster: Cluster) -> Iterator[Problem]:
     if cluster.scheduler == "local" and resources.nodes > 1:
         rule = f"must be 1: {cluster.name} is this machine alone"
         yield refused("resources.nodes", resources.nodes, rule, ("cluster",))
+
+
+def _slurm(spec: RunSpec) -> Iterator[Problem]:
+    """Slurm reads `%` in the names of logs as patterns, however quoted, and sbatch drops backslashes: both measured."""
+    if found := sorted(set(str(spec.root)) & set("%\\")):
+        yield refused("root", str(spec.root), f"must be without {' and '.join(found)}, which Slurm reads its own way")
+
+
+def _no_slurm(spec: RunSpec, cluster: Cluster) -> Iterator[Problem]:
+    for name, value in spec.slurm.given().items():
+        yield refused(f"slurm.{name}", value, f"is for Slurm; {cluster.name} is this machine alone", ("cluster",))

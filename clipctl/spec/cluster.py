@@ -12,25 +12,39 @@ from clipctl.domain import Limits
 from clipctl.errors import InvalidSpec, NotFound
 from clipctl.presets import cluster_files, cluster_names
 from clipctl.spec.catalogue import origin_of, read_stack, stacked
+from clipctl.spec.model import Frozen
 from clipctl.spec.patch import Tree
-from clipctl.spec.patterns import OWN_VARIABLES, VARIABLE, WALL_TIME
-from clipctl.spec.run import Frozen, keys
-from clipctl.spec.words import Problem, control_problems, explained, nearest, shown
+from clipctl.spec.patterns import ACCEL_BIND, CPU_BIND, OWN_VARIABLES, SUFFIX, VARIABLE, WORD
+from clipctl.spec.run import keys
+from clipctl.spec.slurm import SbatchOptions
+from clipctl.spec.words import Problem, control_problems, explained, nearest, refused, shown
 from trainer.contract import Count
+
+
+class Srun(Frozen):
+    """How the machine wants its ranks bound."""
+
+    cpu_bind: Annotated[str, Field(pattern=CPU_BIND)] | None = None
+    accel_bind: Annotated[str, Field(pattern=ACCEL_BIND)] | None = None
 
 
 class Cluster(Frozen):
     name: str
     scheduler: Literal["local", "slurm"]
-    partition: str | None = None
-    account: str | None = None
+    cluster_name: Annotated[str, Field(pattern=WORD)] | None = None  # Slurm's ClusterName, by which this is found
+    slurm: SbatchOptions = SbatchOptions()  # of every run that does not say otherwise
+    srun: Srun = Srun()
     gpus_per_node: Count | None = None
-    wall_time_limit: Annotated[str, Field(pattern=WALL_TIME)] | None = None
     root: Path | None = None  # a folder that all nodes see; run folders go below it
-    master_addr_suffix: str = ""  # added to the first host's name for the fast network's address
+    # where ranks meet: the first host by its name, or by Slurm's NodeAddr where nothing resolves the name
+    master_addr: Literal["hostname", "node_address"] = "hostname"
+    master_addr_suffix: Annotated[str, Field(pattern=SUFFIX)] = ""  # makes the fast network's name of the host's
     env: Mapping[Annotated[str, Field(pattern=VARIABLE)], str] = {}
     setup: tuple[str, ...] = ()  # shell lines run before the ranks: modules, conda
     limits: Limits = Limits()
+
+
+SLURM_ONLY = ("cluster_name", "slurm", "srun", "master_addr", "master_addr_suffix")
 
 
 def load_cluster(name: str) -> Cluster:
@@ -42,7 +56,7 @@ def load_cluster(name: str) -> Cluster:
         raise NotFound(f"no cluster profile {shown(name)}; {instead}", "clipctl presets")
     tree, origins = stacked(read_stack(files[0], _extended))
     tree = {"name": name} | tree
-    problems = [*control_problems(tree), *_own_variables(tree)]
+    problems = [*control_problems(tree), *_own_variables(tree), *_of_slurm_alone(tree)]
     try:
         cluster = Cluster.model_validate(tree)
     except ValidationError as error:
@@ -56,7 +70,16 @@ def _own_variables(tree: Tree) -> Iterator[Problem]:
     env = tree.get("env")
     for key in env if isinstance(env, dict) else ():
         if key.startswith(OWN_VARIABLES):
-            yield Problem(f"env.{key}", f": names with {OWN_VARIABLES} belong to clipctl's job script")
+            names = ", ".join(OWN_VARIABLES[1:])
+            rule = f": names with {OWN_VARIABLES[0]}, {names} belong to clipctl's job script"
+            yield Problem(f"env.{key}", rule)
+
+
+def _of_slurm_alone(tree: Tree) -> Iterator[Problem]:
+    if tree.get("scheduler") == "local":
+        for key in SLURM_ONLY:
+            if key in tree:
+                yield refused(key, tree[key], "is for scheduler: slurm")
 
 
 def _extended(name: str, file: Path) -> Path:

@@ -92,9 +92,16 @@ def _settled(tree: Tree, origins: dict[Place, str]) -> RunSpec:
     resources = tree.setdefault("resources", {})
     if isinstance(resources, dict) and resources.get("ranks_per_node", AUTO) == AUTO:
         resources["ranks_per_node"] = _auto_ranks(profile)
+    if profile is not None:
+        tree["slurm"] = _slurm(tree.get("slurm"), profile)
     if profile is not None and tree.get("root") is None:
         tree["root"] = profile.root or (home() if profile.scheduler == "local" else None)
     return validated(tree, origins, cluster=profile, found=found)
+
+
+def _slurm(own: Any, cluster: Cluster) -> Any:
+    """The run's options before its cluster's; `null` takes one of those out. Kept with the run: profiles change."""
+    return cluster.slurm.given() | own if isinstance(own, dict) else own or cluster.slurm.given()
 
 
 def _auto_ranks(cluster: Cluster | None) -> int:

@@ -9,16 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from clipctl.domain import RecoverySpec
+from clipctl.spec.model import Frozen
 from clipctl.spec.patch import Tree, nested
 from clipctl.spec.patterns import NAME
+from clipctl.spec.slurm import SbatchOptions
 from trainer.contract import Count, Precision, TrainSpec
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Resources(Frozen):
@@ -34,6 +32,7 @@ class RunSpec(Frozen):
     root: Path | None = None  # run folders go below it; where not given the cluster's, or $CLIPCTL_HOME on this machine
     prepare: Literal["digits"] | None = None  # data made on this machine before the launch, where its files are missing
     resources: Resources
+    slurm: SbatchOptions = SbatchOptions()  # the cluster's and, before them, the run's own
     train: TrainSpec
     precisions: Mapping[Precision, Mapping[str, Any]] = {}
     recovery: RecoverySpec = RecoverySpec()

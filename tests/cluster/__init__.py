@@ -1,10 +1,9 @@
-"""An emulated cluster: the real Slurm, with as many nodes as you like, on this machine's loopback.
+"""A real Slurm on this machine: slurmctld, munged, a slurmd for each node, on request slurmdbd and MariaDB.
 
-`python -m tests.cluster up --nodes 98` for people, `Cluster.up(folder)` for tests.
+For tests (`Cluster.up`) and for people (`python -m tests.cluster --help`). Needs Slurm's programs and a bare Python.
 """
 
-from __future__ import annotations
+from .cluster import Cluster
+from .daemons import ClusterError, missing_programs
 
-from tests.cluster.cluster import Cluster, Missing
-
-__all__ = ["Cluster", "Missing"]
+__all__ = ["Cluster", "ClusterError", "missing_programs"]

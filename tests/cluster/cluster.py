@@ -1,44 +1,27 @@
-"""Brings a cluster up and takes it down, and does to it what happens to real ones."""
+"""One cluster: its start, what can be done to it, its end."""
 
 from __future__ import annotations
 
-import dataclasses
-import getpass
-import json
 import os
-import re
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from types import TracebackType
 
-from tests.cluster import database, processes, registry
-from tests.cluster.settings import Settings, gres_conf, profile, slurm_conf
-
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol", "srun", "scancel")
-ACCOUNTING = ("slurmdbd", "sacctmgr", "sacct", *database.PROGRAMS)
-PATIENCE = 60.0  # seconds
-PORTS = range(20_000, 31_000)  # below those that systems give to clients
-
-
-class Missing(Exception):
-    """Programs that are not installed."""
+from . import daemons, owner
+from .daemons import ClusterError, wait_for
+from .plan import Plan, free_ports, read_plan
+from .processes import Process, end, of_cluster, of_node, ranks, send
+from .profile import merged, profile, yaml
+from .settings import gres_conf, slurm_conf, slurmdbd_conf
 
 
+@dataclass(frozen=True)
 class Cluster:
-    """Daemons on this machine, known by the ids of their processes. `settings.folder` holds all that they write."""
-
-    def __init__(self, settings: Settings, pids: dict[str, int]) -> None:
-        self.settings = settings
-        self.folder = settings.folder
-        self._pids = pids  # by "controller", "slurmdbd", "database", "munged" and the names of nodes
-
-    # --- up and down ----------------------------------------------------------------------------
+    plan: Plan
 
     @classmethod
     def up(
@@ -48,240 +31,227 @@ class Cluster:
         nodes: int = 6,
         gpus: int = 4,
         accounting: bool = False,
-        kill_wait: int = 5,
-        min_job_age: int = 300,
-        grace: int = 10,
-        owner: int | None = None,
-    ) -> Self:
-        """All nodes idle. `owner`: a process with whose end it is over (cleaned by the next `up`). Missing."""
-        refuse_missing(accounting)
-        registry.clean()
-        folder = folder.resolve()
-        settings = Settings(
-            folder=folder, user=getpass.getuser(), nodes=nodes, gpus=gpus, port=_free_port(nodes + 2),
-            accounting=accounting, kill_wait=kill_wait, min_job_age=min_job_age, grace=grace,
-        )  # fmt: skip
-        cluster = cls(settings, {})
-        registry.enter(folder, owner)
+        owner_pid: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> Cluster:
+        """Starts a cluster in a folder that is new or empty, and waits until all its nodes are idle.
+
+        It ends with `down`; where its owner, by default this process, dies before, the next `up` of anybody ends it.
+        `settings` win over ours in slurm.conf: {"MinJobAge": "5"}. ClusterError.
+        """
+        owner.remove_ownerless()
+        _check(folder, accounting)
+        folder.mkdir(parents=True, exist_ok=True)
+        owner.claim(folder, os.getpid())
+        plan = Plan(folder.resolve(), nodes, gpus, accounting, free_ports(nodes + 2), settings or {})
+        cluster = cls(plan)
         try:
-            cluster._start_all()
-        except BaseException:
-            cluster.down(keep=True)
+            cluster._start()
+        except BaseException as error:
+            logs = _last_words(plan)
+            cluster.down()
+            if isinstance(error, ClusterError):
+                raise ClusterError(f"{error}\n{logs}") from None
             raise
+        if owner_pid is not None:
+            owner.claim(plan.folder, owner_pid)
         return cluster
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """One that another process has brought up."""
-        known = json.loads((folder / "cluster.json").read_text())
-        settings = Settings(**known["settings"] | {"folder": folder})
-        return cls(settings, known["pids"])
+    def at(cls, folder: Path) -> Cluster:
+        """The cluster that runs there. ClusterError."""
+        try:
+            return cls(read_plan(folder))
+        except FileNotFoundError:
+            raise ClusterError(f"no cluster in {folder}") from None
 
-    def down(self, *, keep: bool = False) -> None:
-        """`keep`: the folder, with its logs."""
-        for pid in self._pids.values():
-            processes.send(pid, signal.SIGCONT)
-        processes.end_all(self.folder)
-        registry.leave(self.folder)
-        if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def down(self) -> None:
+        """Ends all its processes, jobs included, and removes its folder."""
+        owner.remove(self.plan.folder)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.down()
 
-    def _start_all(self) -> None:
-        self._write_files()
-        key = self.folder / "munge.key"
-        munged = ["munged", "-F", f"--key-file={key}", f"--socket={self.folder}/munge.socket"]
-        munged += [f"--{name}-file={self.folder}/run/munge.{name}" for name in ("pid", "seed")]
-        self._start("munged", [*munged, f"--log-file={self.folder}/log/munged.log", "--force"])
-        self._until((self.folder / "munge.socket").exists, "munged")
-        if self.settings.accounting:
-            self._start_accounting()
-        self.start_controller()
-        for name in self.settings.names:
-            self._start_node(name)
+    def _start(self) -> None:
+        plan = self.plan
+        _write_files(plan)
+        daemons.start_munged(plan)
+        if plan.accounting:
+            daemons.start_database(plan)
+            daemons.start_slurmdbd(plan)
+            daemons.register(plan)
+        daemons.start_slurmctld(plan)
+        for node in plan.names:
+            daemons.start_slurmd(plan, node)
         self.wait_idle()
 
-    def _write_files(self) -> None:
-        folder = self.folder
-        for name in ("run", "log", "state", "spool", "gpu", "config/clipctl/clusters"):
-            (folder / name).mkdir(parents=True, mode=0o755)
-        folder.chmod(0o755)
-        for name in self.settings.names:
-            (folder / "spool" / name).mkdir()
-        for number in range(self.settings.gpus):
-            self._make_gpu(folder / "gpu" / f"nvidia{number}")
-        key = folder / "munge.key"
-        key.touch(0o600)
-        key.write_bytes(secrets.token_bytes(1024))
-        (folder / "slurm.conf").write_text(slurm_conf(self.settings))
-        (folder / "gres.conf").write_text(gres_conf(self.settings))
-
-    @staticmethod
-    def _make_gpu(path: Path) -> None:
-        """With `Count=4` instead of files the nodes are INVAL. Only root can make a device; Slurm takes any file."""
-        if os.getuid() == 0:
-            os.mknod(path, 0o666 | 0o020000, os.makedev(1, 3))
-        else:
-            path.symlink_to("/dev/null")
-
-    # --- for clients ----------------------------------------------------------------------------
+    # What clients need
 
     @property
-    def environ(self) -> Mapping[str, str]:
-        return {"SLURM_CONF": str(self.folder / "slurm.conf"), "XDG_CONFIG_HOME": str(self.folder / "config")}
+    def folder(self) -> Path:
+        return self.plan.folder
 
-    def run(self, *command: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-        """A client's command; its failure is the caller's to judge."""
-        return subprocess.run(
-            command, env=os.environ | self.environ, capture_output=True, text=True, timeout=timeout, check=False
-        )
+    @property
+    def nodes(self) -> list[str]:
+        return self.plan.names
 
-    def profile(self, root: Path, partition: str = "booster") -> Path:
-        """Writes clipctl's profile of this cluster, `emulated`, where `environ` has clipctl look for it."""
-        path = self.folder / "config/clipctl/clusters/emulated.yaml"
-        path.write_text(profile(root, partition))
-        return path
+    def node(self, index: int) -> str:
+        return self.plan.names[index]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"SLURM_CONF": str(self.plan.slurm_conf)}
+
+    def run(self, *argv: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """A Slurm command, without what this process's own job says of itself."""
+        foreign = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | self.environ
+        return subprocess.run(argv, env=environment, check=check, timeout=timeout, text=True, capture_output=True)
+
+    @property
+    def config_home(self) -> Path:
+        """What XDG_CONFIG_HOME has to be for clipctl to find the profile."""
+        return self.folder / "config"
+
+    def profile(self, root: Path, **changes: object) -> Path:
+        """Writes clipctl's profile `emulated`; mappings among the changes are merged: limits={"lost_after": 2}."""
+        file = self.config_home / "clipctl/clusters/emulated.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join([*yaml(merged(profile(self.plan, root), changes)), ""]))
+        return file
+
+    # Nodes
 
     def states(self) -> dict[str, str]:
-        """Of the nodes, as Slurm has them."""
-        listed = self.run("sinfo", "--noheader", "--Node", "--partition=booster", "--format=%N %T").stdout
-        return dict(line.split() for line in listed.splitlines())
+        """Slurm's word for each node, `*` included where it does not answer."""
+        lines = self.run("sinfo", "-h", "-N", "-p", "urgent", "-o", "%N %t").stdout.splitlines()
+        return dict(line.split() for line in lines)
 
-    def wait_idle(self) -> None:
-        names = set(self.settings.names)
-        self._until(lambda: (found := self.states()).keys() == names and set(found.values()) == {"idle"}, "idle nodes")
+    def wait_idle(self, patience: float = 120.0) -> None:
+        def idle() -> bool:
+            states = self.states()
+            return len(states) == self.plan.nodes and set(states.values()) == {"idle"}
 
-    def clear(self) -> None:
-        """As new: no job, no node down, everything answers."""
-        self.thaw()
-        for name in [name for name in self.settings.names if name not in self._pids]:
-            self.revive(name)
-        if "controller" not in self._pids:
-            self.start_controller()
-        if self.settings.accounting and "slurmdbd" not in self._pids:
-            self.start_slurmdbd()
-        self._until(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
-        for reservation in self._reservations():
-            self.run("scontrol", "delete", f"reservation={reservation}")
-        self.run("scancel", "--user", self.settings.user)
-        self.run("scancel", "--user", self.settings.user, "--signal=KILL", "--full")
-        self._until(lambda: not self.run("squeue", "--noheader", "--format=%i").stdout.strip(), "an empty queue")
-        self.wait_idle()
+        wait_for("all nodes idle", idle, patience)
 
-    def _reservations(self) -> list[str]:
-        listed = self.run("scontrol", "show", "reservation", "--oneliner").stdout
-        return re.findall(r"^ReservationName=(\S+)", listed, re.MULTILINE)
-
-    # --- what happens to clusters ---------------------------------------------------------------
-
-    def start_controller(self) -> None:
-        self._start("controller", ["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
-        self._until(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
-
-    def stop_controller(self) -> None:
-        self._end("controller")
-
-    def restart_controller(self, *, lose_state: bool = False) -> None:
-        """Killed and started again; `lose_state`: without what it had saved."""
-        self.stop_controller()
-        if lose_state:
-            shutil.rmtree(self.folder / "state")
-            (self.folder / "state").mkdir(mode=0o755)
-        self.start_controller()
-
-    def freeze_controller(self) -> None:
-        processes.send(self._pids["controller"], signal.SIGSTOP)
-
-    def freeze_slurmdbd(self) -> None:
-        processes.send(self._pids["slurmdbd"], signal.SIGSTOP)
-
-    def freeze_node(self, name: str) -> None:
-        """Its slurmd hears nothing: jobs there cannot be ended."""
-        processes.send(self._pids[name], signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Everything that was frozen."""
-        for pid in self._pids.values():
-            processes.send(pid, signal.SIGCONT)
-
-    def kill_node(self, name: str, *, ranks: bool = True) -> None:
-        """A dead node is slurmd, steps and ranks. Without `ranks` they go on, and nobody hears of them."""
-        doomed = processes.of_node(self.folder, name) if ranks else set()
-        self._end(name)
-        processes.end(doomed)
+    def kill_node(self, name: str, ranks: bool = True) -> None:
+        """A node dies, and Slurm learns it. Without `ranks` only its slurmd does: what runs there goes on writing."""
+        end(lambda: of_node(self.folder, name) if ranks else self._slurmd(name))
         self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=killed")
 
     def revive(self, name: str) -> None:
-        self._start_node(name)
+        """A node that comes back empty."""
+        self._boot(name)
         self.run("scontrol", "update", f"nodename={name}", "state=resume")
-        self._until(lambda: self.states().get(name) == "idle", f"{name} idle")
+        wait_for(f"{name} idle", lambda: self.states()[name] == "idle")
+
+    def _boot(self, name: str) -> None:
+        end(lambda: of_node(self.folder, name))
+        daemons.start_slurmd(self.plan, name)
+
+    def _slurmd(self, node: str) -> list[Process]:
+        return [item for item in of_node(self.folder, node) if item.program == "slurmd"]
+
+    # The controller and slurmdbd
+
+    def freeze_controller(self) -> None:
+        """It neither answers nor refuses."""
+        send(signal.SIGSTOP, self._daemon("slurmctld"))
+
+    def stop_controller(self) -> None:
+        """In order: its state is written."""
+        self._stop("slurmctld")
+
+    def start_controller(self) -> None:
+        daemons.start_slurmctld(self.plan)
+
+    def restart_controller(self, lose_state: bool = False) -> None:
+        """kill -9, and a start, with all that it knew of jobs gone if so asked."""
+        end(lambda: self._daemon("slurmctld"))
+        if lose_state:
+            shutil.rmtree(self.folder / "state")
+            (self.folder / "state").mkdir()
+        self.start_controller()
+
+    def freeze_slurmdbd(self) -> None:
+        send(signal.SIGSTOP, self._daemon("slurmdbd"))
 
     def stop_slurmdbd(self) -> None:
-        self._end("slurmdbd")
+        self._stop("slurmdbd")
 
     def start_slurmdbd(self) -> None:
-        self._start("slurmdbd", ["slurmdbd", "-D"], MYSQL_UNIX_PORT=str(self.folder / "database.socket"))
-        self._until(lambda: self.run("sacctmgr", "--noheader", "list", "cluster").returncode == 0, "slurmdbd")
+        daemons.start_slurmdbd(self.plan)
 
-    # --- daemons --------------------------------------------------------------------------------
+    def thaw(self) -> None:
+        """Whatever was frozen."""
+        send(signal.SIGCONT, self._daemon("slurmctld") + self._daemon("slurmdbd"))
 
-    def _start_accounting(self) -> None:
-        self._pids["database"] = database.start(self.folder, self.settings, self._until)
-        self.start_slurmdbd()
-        database.introduce(self.run, self.settings.user)
+    def restore(self) -> None:
+        """As it was at first: no job, no reservation, every daemon up, every node idle.
 
-    def _start_node(self, name: str) -> None:
-        self._start(name, ["slurmd", "-D", "-N", name, "-f", str(self.folder / "slurm.conf")])
+        Other changes by `scontrol` or `sacctmgr` are to be undone by whoever made them.
+        """
+        self.thaw()
+        if self.plan.accounting and not self._daemon("slurmdbd"):
+            self.start_slurmdbd()
+        if not self._daemon("slurmctld"):
+            self.start_controller()
+        for line in self.run("scontrol", "-o", "show", "reservation").stdout.splitlines():
+            if line.startswith("ReservationName="):
+                self.run("scontrol", "delete", line.split()[0])
+        for name in self.nodes:
+            if not self._slurmd(name):
+                self._boot(name)
+        wait_for("no jobs and idle nodes", self._calm)
 
-    def _start(self, name: str, command: list[str], **more: str) -> None:
-        self._pids[name] = processes.start(command, self.folder, f"{name}.out", self.environ | more)
-        self._save()
+    def _calm(self) -> bool:
+        """Ends what runs, without KillWait for ranks that do not heed SIGTERM, and says whether nothing did."""
+        jobs = self.run("squeue", "-h", "-o", "%A").stdout.split()
+        if jobs:
+            self.run("scancel", *jobs, check=False)  # one may have ended by itself
+        send(signal.SIGKILL, ranks(self.folder))
+        states = self.states()
+        for name, state in states.items():
+            if state.startswith(("down", "drain", "drng", "fail")):
+                self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)  # or it came by itself
+        return not jobs and set(states.values()) == {"idle"}
 
-    def _end(self, name: str) -> None:
-        pid = self._pids.pop(name)
-        self._save()
-        processes.send(pid, signal.SIGKILL)
-        self._until(lambda: processes.start_time(pid) == "", f"the end of {name}")
+    def _daemon(self, program: str) -> list[Process]:
+        return [item for item in of_cluster(self.folder) if item.program == program]
 
-    def _save(self) -> None:
-        known = {"settings": dataclasses.asdict(self.settings) | {"folder": str(self.folder)}, "pids": self._pids}
-        (self.folder / "cluster.json").write_text(json.dumps(known))
-
-    def _until(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            dead = [name for name, pid in self._pids.items() if processes.start_time(pid) == ""]
-            if dead:
-                raise RuntimeError(f"{', '.join(dead)} died; see {self.folder}/log")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no {what} within {PATIENCE:.0f} s; see {self.folder}/log")
-            time.sleep(0.05)
-
-
-def refuse_missing(accounting: bool) -> None:
-    wanted = PROGRAMS + (ACCOUNTING if accounting else ())
-    absent = [name for name in wanted if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
-    if absent:
-        raise Missing(f"not installed: {', '.join(absent)} (apt install slurm-wlm munge slurmdbd mariadb-server)")
-
-
-def _free_port(count: int) -> int:
-    """The first of `count` free ones in a row."""
-    start = PORTS.start + secrets.randbelow(len(PORTS) - count)
-    while any(not _is_free(port) for port in range(start, start + count)):
-        start = PORTS.start + secrets.randbelow(len(PORTS) - count)
-    return start
+    def _stop(self, program: str) -> None:
+        self.thaw()
+        send(signal.SIGTERM, self._daemon(program))
+        wait_for(f"end of {program}", lambda: not self._daemon(program))
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+def _check(folder: Path, accounting: bool) -> None:
+    if missing := daemons.missing_programs(accounting=accounting):
+        raise ClusterError(f"not installed: {', '.join(missing)}; apt install slurm-wlm munge slurmdbd mariadb-server")
+    if len(f"{folder.resolve()}{daemons.LONGEST_SOCKET}") > 107:
+        raise ClusterError(f"{folder}: too long a path for sockets below it")
+    if folder.exists() and os.listdir(folder):
+        raise ClusterError(f"{folder} is not empty: is a cluster up there?")
+
+
+def _write_files(plan: Plan) -> None:
+    for name in ("log", "spool", "state", "run", "gpu"):
+        (plan.folder / name).mkdir()
+    for number in range(plan.gpus):
+        (plan.folder / f"gpu/nvidia{number}").symlink_to("/dev/null")  # Slurm wants a device, and no mknod needs root
+    plan.write()
+    plan.slurm_conf.write_text(slurm_conf(plan))
+    (plan.folder / "gres.conf").write_text(gres_conf(plan))
+    if plan.accounting:
+        database = plan.folder / "slurmdbd.conf"
+        database.touch(mode=0o600)  # slurmdbd refuses anything else
+        database.write_text(slurmdbd_conf(plan))
+
+
+def _last_words(plan: Plan) -> str:
+    names = ("start", "munged", "mariadbd", "slurmdbd", "slurmctld", plan.names[0])
+    tails = ((file.name, file.read_text(errors="replace")[-1000:]) for file in map(plan.log, names) if file.exists())
+    return "\n".join(f"--- {name}\n{text}" for name, text in tails if text)

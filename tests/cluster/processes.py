@@ -1,128 +1,127 @@
-"""Processes of an emulated cluster: started with its mark, found by it, ended by their ids."""
+"""Which processes are a cluster's, and their end. /proc knows, also after kill -9 of whoever started them.
+
+- Daemons carry $EMULATED_CLUSTER, the cluster's folder.
+- slurmstepd overwrites its environment with its title, but writes the log of its node as slurmd does.
+- Ranks have descended from a slurmstepd, and carry $SLURM_CONF and $SLURMD_NODENAME whatever `--export` said.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-MARK = "CLIPCTL_TEST_CLUSTER"  # in the environment of every daemon: the cluster's folder
-PROC = Path("/proc")
-PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MARK = "EMULATED_CLUSTER"
 
 
-def start(command: list[str], folder: Path, log: str, more: Mapping[str, str]) -> int:
-    """A daemon in the foreground of a session of its own; its pid. It sees nothing of the caller's environment."""
-    program = shutil.which(command[0], path=PROGRAMS)
-    assert program is not None, command[0]
-    plain = {name: os.environ[name] for name in ("HOME", "USER", "LANG") if name in os.environ}
-    output = os.open(folder / "log" / log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        return os.posix_spawn(
-            program,
-            command,
-            {"PATH": PROGRAMS, MARK: str(folder), **plain, **more},
-            file_actions=[(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)],
-            setsid=True,
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    parent: int
+    start: int  # clock ticks since boot: with the pid, one process for ever
+
+    @property
+    def folder(self) -> Path:
+        return Path("/proc", str(self.pid))
+
+    @property
+    def program(self) -> str:
+        return os.path.basename(_read(self.folder / "cmdline").partition(b"\0")[0].decode(errors="replace"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Empty where it cannot be read: another user's, or gone."""
+        pairs = (
+            item.decode(errors="surrogateescape").partition("=") for item in _read(self.folder / "environ").split(b"\0")
         )
-    finally:
-        os.close(output)
+        return {name: value for name, _, value in pairs}
+
+    def writes(self) -> Iterator[Path]:
+        """The files that it has open for writing."""
+        with suppress(OSError):
+            for link in (self.folder / "fd").iterdir():
+                with suppress(OSError):
+                    if link.lstat().st_mode & 0o200:
+                        yield link.readlink()
 
 
-def of_cluster(folder: Path) -> set[int]:
-    """All daemons of the cluster, and whatever they have started: steps, scripts, ranks."""
-    mark = f"{MARK}={folder}\0".encode()
-    roots = {pid for pid in _pids() if mark in _read(pid, "environ")} | set(_steps(folder))
-    return roots | descendants(roots)
-
-
-def of_node(folder: Path, node: str) -> set[int]:
-    """The steps of one node and all that they have started; its slurmd is left out."""
-    log = folder / "log" / f"{node}.log"
-    steps = {pid for pid in _steps(folder) if log in _open_files(pid)}
-    return steps | descendants(steps)
-
-
-def _steps(folder: Path) -> list[int]:
-    """Every slurmstepd. It hides its environment behind a title and has no parent, but its node's log open."""
-    steps = (pid for pid in _pids() if _read(pid, "comm") == b"slurmstepd\n")
-    return [pid for pid in steps if any(file.parent == folder / "log" for file in _open_files(pid))]
-
-
-def descendants(roots: Iterable[int]) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        children.setdefault(parent(pid), []).append(pid)
-    found: set[int] = set()
-    waiting = list(roots)
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            if child not in found:
-                found.add(child)
-                waiting.append(child)
-    return found
-
-
-def end(pids: Iterable[int]) -> None:
-    for pid in pids:
-        send(pid, signal.SIGKILL)
-
-
-def end_all(folder: Path, seconds: float = 20.0) -> None:
-    """Until none is left: a step may start a process while it is being ended."""
-    deadline = time.monotonic() + seconds
-    while left := of_cluster(folder):
-        end(left)
-        _reap(left)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"processes of {folder} do not die: {sorted(left)}")
-        time.sleep(0.02)
-
-
-def send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def is_alive(pid: int, started: str) -> bool:
-    return started != "" and start_time(pid) == started
-
-
-def start_time(pid: int) -> str:
-    """With the pid it is one process; empty: there is none."""
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return fields[19].decode() if len(fields) > 19 and fields[0] != b"Z" else ""
-
-
-def parent(pid: int) -> int:
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if len(fields) > 1 else 0
-
-
-def _reap(pids: Iterable[int]) -> None:
-    """Those that this very process has started."""
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir(PROC) if name.isdigit()]
-
-
-def _read(pid: int, name: str) -> bytes:
+def _read(file: Path) -> bytes:
     try:
-        return (PROC / str(pid) / name).read_bytes()
+        return file.read_bytes()
     except OSError:
         return b""
 
 
-def _open_files(pid: int) -> set[Path]:
-    try:
-        return {link.readlink() for link in (PROC / str(pid) / "fd").iterdir()}
-    except OSError:
-        return set()
+def process(pid: int) -> Process | None:
+    """None where there is none, or nothing of it but an exit code that nobody has asked for."""
+    state, _, rest = _read(Path("/proc", str(pid), "stat")).rpartition(b")")[2].strip().partition(b" ")
+    fields = rest.split()
+    return Process(pid, int(fields[0]), int(fields[18])) if fields and state not in (b"Z", b"X") else None
+
+
+def all_processes() -> list[Process]:
+    found = (process(int(name)) for name in os.listdir("/proc") if name.isdecimal())
+    return [item for item in found if item is not None]
+
+
+def of_cluster(folder: Path) -> list[Process]:
+    """Daemons, slurmstepds, ranks, and what descends from them."""
+    logs = folder / "log"
+    return family(
+        lambda item: (
+            item.environment.get(MARK) == str(folder)
+            or node_of(item, folder) is not None
+            or any(file.parent == logs for file in item.writes())
+        )
+    )
+
+
+def of_node(folder: Path, node: str) -> list[Process]:
+    """A node's slurmd, slurmstepds, ranks, and what descends from them."""
+    log = folder / "log" / f"{node}.log"
+    return family(lambda item: node_of(item, folder) == node or log in item.writes())
+
+
+def ranks(folder: Path) -> list[Process]:
+    """What jobs run, their scripts included."""
+    return family(lambda item: node_of(item, folder) is not None)
+
+
+def node_of(item: Process, folder: Path) -> str | None:
+    """The cluster's node that a job's process runs on; None for all other processes."""
+    environment = item.environment
+    ours = environment.get("SLURM_CONF") == str(folder / "slurm.conf")
+    return environment.get("SLURMD_NODENAME") if ours else None
+
+
+def family(ours: Callable[[Process], bool]) -> list[Process]:
+    """Those processes with all that descends from them, but never this one."""
+    everything = all_processes()
+    found = {item.pid for item in everything if ours(item)} - {os.getpid()}
+    grown = True
+    while grown:
+        children = {item.pid for item in everything if item.parent in found} - {os.getpid()}
+        grown = not children <= found
+        found |= children
+    return [item for item in everything if item.pid in found]
+
+
+def send(number: signal.Signals, processes: Iterable[Process]) -> None:
+    for item in processes:
+        with suppress(ProcessLookupError):
+            if process(item.pid) == item:
+                os.kill(item.pid, number)
+
+
+def end(find: Callable[[], list[Process]], patience: float = 30.0) -> None:
+    """SIGKILL until none is left, those included that were just being born. TimeoutError."""
+    limit = time.monotonic() + patience
+    while left := find():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"does not die: {[item.pid for item in left]}")
+        send(signal.SIGKILL, left)
+        time.sleep(0.02)

@@ -1,140 +1,110 @@
-"""The configuration files of an emulated cluster, as text."""
+"""The texts of slurm.conf, gres.conf and slurmdbd.conf."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from .plan import Plan
 
 CLUSTER_NAME = "emulated"
-ACCOUNT = "clipctl"
-CORES, MEMORY = 48, 500_000  # of a node, as on JUWELS Booster; MEMORY in MB
+ACCOUNT = "clip"
+GRACE = 4  # seconds
+
+# Preemption is a property of the partition that loses the job: one for each way of losing it, all over the same nodes.
+PARTITIONS = {
+    "booster": "Default=YES PriorityTier=10 PreemptMode=REQUEUE",
+    "booster-grace": f"PriorityTier=10 PreemptMode=REQUEUE GraceTime={GRACE}",
+    "booster-cancel": "PriorityTier=10 PreemptMode=CANCEL",
+    "booster-cancel-grace": f"PriorityTier=10 PreemptMode=CANCEL GraceTime={GRACE}",
+    "urgent": "PriorityTier=100 PreemptMode=OFF",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    folder: Path
-    user: str
-    nodes: int
-    gpus: int
-    port: int  # slurmctld's; slurmdbd has the next one, the nodes those after it
-    accounting: bool
-    kill_wait: int  # seconds between SIGTERM and SIGKILL
-    min_job_age: int  # seconds that an ended job is remembered
-    grace: int  # seconds, of the partitions whose victims get them
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(f"jwb{number:04d}" for number in range(1, self.nodes + 1))
-
-    @property
-    def all_names(self) -> str:
-        return f"jwb[0001-{self.nodes:04d}]"
+def slurm_conf(plan: Plan) -> str:
+    pairs = _addresses(plan) | _behaviour() | (_accounting(plan) if plan.accounting else {}) | dict(plan.settings)
+    lines = [f"{name}={value}" for name, value in pairs.items()]
+    for name, rest in PARTITIONS.items():
+        # A job has its nodes to itself, for a day at most, as on JUWELS Booster.
+        lines.append(f"PartitionName={name} Nodes=ALL OverSubscribe=EXCLUSIVE MaxTime=24:00:00 {rest}")
+    return "\n".join([*lines[: len(pairs)], _nodes(plan), *lines[len(pairs) :], ""])
 
 
-def slurm_conf(of: Settings) -> str:
-    folder, first = of.folder, of.port + 2
-    storage = "accounting_storage/slurmdbd" if of.accounting else "accounting_storage/none"
-    return f"""\
-ClusterName={CLUSTER_NAME}
-SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={of.port}
-SlurmUser={of.user}
-SlurmdUser={of.user}
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/run/slurmctld.pid
-SlurmdPidFile={folder}/run/%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/%n.log
-SlurmdParameters=config_overrides
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-GresTypes=gpu
-SwitchType=switch/none
-SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=5,sched_min_interval=0,bf_interval=1,bf_min_age_reserve=0
-PriorityType=priority/basic
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-ReturnToService=2
-KillWait={of.kill_wait}
-MinJobAge={of.min_job_age}
-MessageTimeout=10
-SlurmdTimeout=60
-SlurmctldTimeout=60
-InactiveLimit=0
-UnkillableStepTimeout=120
-TreeWidth=128
-AccountingStorageType={storage}
-{_accounting(of)}
-NodeName={of.all_names} NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first}-{first + of.nodes - 1}] \
-Sockets=2 CoresPerSocket={CORES // 2} ThreadsPerCore=1 RealMemory={MEMORY} Gres=gpu:{of.gpus} State=UNKNOWN
-{_partitions(of)}
-"""
-
-
-def _accounting(of: Settings) -> str:
-    if not of.accounting:
-        return ""
-    return f"""\
-AccountingStorageHost=localhost
-AccountingStoragePort={of.port + 1}
-AccountingStoragePass={of.folder}/munge.socket
-AccountingStorageEnforce=limits,qos
-AccountingStorageTRES=gres/gpu
-AccountingStoreFlags=job_comment"""
-
-
-def _partitions(of: Settings) -> str:
-    """Victims of every kind over the same nodes, and one that preempts them. MaxTime is JUWELS Booster's."""
-    common = f"Nodes={of.all_names} OverSubscribe=EXCLUSIVE MaxTime=24:00:00 State=UP"
-    victims = {
-        "booster": "Default=YES PreemptMode=REQUEUE",
-        "booster-grace": f"PreemptMode=REQUEUE GraceTime={of.grace}",
-        "booster-cancel": "PreemptMode=CANCEL",
-        "booster-cancel-grace": f"PreemptMode=CANCEL GraceTime={of.grace}",
+def _addresses(plan: Plan) -> dict[str, object]:
+    folder = plan.folder
+    return {
+        "ClusterName": CLUSTER_NAME,
+        "SlurmctldHost": "localhost(127.0.0.1)",
+        "SlurmctldPort": plan.port,
+        "SlurmUser": plan.user,
+        "SlurmdUser": plan.user,
+        "AuthType": "auth/munge",
+        "AuthInfo": f"socket={plan.munge_socket}",
+        "StateSaveLocation": folder / "state",
+        "SlurmdSpoolDir": folder / "spool/%n",
+        "SlurmctldPidFile": folder / "run/slurmctld.pid",
+        "SlurmdPidFile": folder / "run/%n.pid",
+        "SlurmctldLogFile": plan.log("slurmctld"),
+        "SlurmdLogFile": plan.log("%n"),
     }
-    lines = [f"PartitionName={name} {common} PriorityTier=10 {kind}" for name, kind in victims.items()]
-    return "\n".join([*lines, f"PartitionName=urgent {common} PriorityTier=100 PreemptMode=OFF"])
 
 
-def gres_conf(of: Settings) -> str:
-    return f"NodeName={of.all_names} Name=gpu File={of.folder}/gpu/nvidia[0-{of.gpus - 1}]\n"
+def _behaviour() -> dict[str, object]:
+    return {
+        "SlurmdParameters": "config_overrides",  # believe the node lines, not what this machine has
+        "ProctrackType": "proctrack/linuxproc",  # no cgroups, no root
+        "TaskPlugin": "task/none",
+        "JobAcctGatherType": "jobacct_gather/linux",
+        "SelectType": "select/cons_tres",
+        "GresTypes": "gpu",
+        "MpiDefault": "none",
+        "ReturnToService": 2,
+        "TreeWidth": 65533,  # the controller speaks to each slurmd itself: a dead node silences no other
+        "BatchStartTimeout": 60,  # hundreds of ranks start on few cores
+        "KillWait": 5,
+        "EnforcePartLimits": "NO",  # Slurm's default: what can never run is accepted, and waits
+        "PreemptType": "preempt/partition_prio",
+        "PreemptMode": "REQUEUE",
+        "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1",
+    }
 
 
-def slurmdbd_conf(of: Settings) -> str:
-    return f"""\
-AuthType=auth/munge
-AuthInfo=socket={of.folder}/munge.socket
-DbdHost=localhost
-DbdPort={of.port + 1}
-SlurmUser={of.user}
-LogFile={of.folder}/log/slurmdbd.log
-PidFile={of.folder}/run/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageUser={of.user}
-StorageLoc=slurm_acct
-"""
+def _accounting(plan: Plan) -> dict[str, object]:
+    return {
+        "AccountingStorageType": "accounting_storage/slurmdbd",
+        "AccountingStorageHost": "127.0.0.1",
+        "AccountingStoragePort": plan.port + 1,
+        "AccountingStoragePass": plan.munge_socket,  # AuthInfo does not count for the way to slurmdbd
+        "AccountingStorageTRES": "gres/gpu",
+        "AccountingStoreFlags": "job_comment,job_env,job_script",
+        "AccountingStorageEnforce": "associations,limits,qos",
+    }
 
 
-def profile(root: Path, partition: str = "booster") -> str:
-    """The cluster's profile for clipctl. Names of nodes do not resolve here, so that addresses are asked for."""
-    return f"""\
-scheduler: slurm
-cluster_name: {CLUSTER_NAME}
-gpus_per_node: 4
-root: {root}
-master_addr: node_address
-env: {{OMP_NUM_THREADS: "1", GLOO_SOCKET_IFNAME: lo}}
-slurm: {{partition: {partition}, time: "01:00:00", cpus_per_task: 6}}
-limits:
-  {{lost_after: 6, unanswered_for: 6, claim_wait: 60, rank_grace: 5, query_timeout: 10, submit_timeout: 60}}
-"""
+def _nodes(plan: Plan) -> str:
+    """Names that do not resolve; 48 cores and 500 GB each, whatever there is here."""
+    return (
+        f"NodeName=jwb[0001-{plan.nodes:04}] NodeHostname=localhost NodeAddr=127.0.0.1"
+        f" Port=[{plan.port + 2}-{plan.port + 1 + plan.nodes}]"
+        f" Sockets=2 CoresPerSocket=24 ThreadsPerCore=1 RealMemory=500000 Gres=gpu:{plan.gpus}"
+    )
+
+
+def gres_conf(plan: Plan) -> str:
+    """With Count= in place of device files the nodes are INVAL. Tasks see the numbers at the end of the names."""
+    return f"NodeName=jwb[0001-{plan.nodes:04}] Name=gpu File={plan.folder}/gpu/nvidia[0-{plan.gpus - 1}]\n"
+
+
+def slurmdbd_conf(plan: Plan) -> str:
+    pairs = {
+        "AuthType": "auth/munge",
+        "AuthInfo": f"socket={plan.munge_socket}",
+        "DbdHost": "localhost",
+        "DbdAddr": "127.0.0.1",
+        "DbdPort": plan.port + 1,
+        "SlurmUser": plan.user,
+        "StorageType": "accounting_storage/mysql",
+        "StorageHost": "localhost",  # by $MYSQL_UNIX_PORT
+        "StorageUser": plan.user,
+        "StorageLoc": "slurm",
+        "PidFile": plan.folder / "run/slurmdbd.pid",
+        "LogFile": plan.log("slurmdbd"),
+    }
+    return "".join(f"{name}={value}\n" for name, value in pairs.items())

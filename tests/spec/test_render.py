@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,70 +11,15 @@ import jinja2
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from clipctl.domain import JobIdentity
-from clipctl.errors import Refused
 from clipctl.layout import RunFolder
 from clipctl.render import environment, render
 from clipctl.spec import Cluster, load_cluster, patched, resolve
-
-IDENTITY = JobIdentity(run="demo", run_id="0a1b2c3d", attempt=3, nonce="f00d", submitted_at=1.0)
-
-TRAPS = [
-    "$(touch canary)",
-    "`touch canary`",
-    "'; touch canary; '",
-    '"; touch canary; "',
-    "; touch canary #",
-    "& touch canary &",
-    "| touch canary",
-    "$HOME",
-    "${PATH}",
-    "~",
-    "*",
-    "{a,b}",
-    "!!",
-    "\\",
-    "\\'",
-    "-n",
-    "--",
-    "#",
-    " ",
-    "%s",
-    "{{ 7 * 7 }}",
-    "{% raw %}",
-    "ü\U0001f469",
-    "\u202e",
-]
-PIECE = st.sampled_from(TRAPS) | st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=8)
-HOSTILE = st.lists(PIECE, min_size=1, max_size=3).map("".join)
-FOLDER = HOSTILE.map(lambda text: "r" + text.replace("/", "_")[:40])
-
-# Stands in for python: writes down with which words, in which folder and environment it was called.
-RECORDER = """#!/bin/sh
-n=0
-while [ -e "$RECORDS/$n" ]; do n=$((n+1)); done
-{ printf '%s\\0' "$0" "$@"; } >"$RECORDS/$n"
-env -0 >"$RECORDS/env"
-pwd >"$RECORDS/cwd"
-"""
+from tests.spec.hostile import FOLDER, HOSTILE, IDENTITY, recorder, run, words
 
 
 def script_of(cluster: Cluster, folder: RunFolder, python: str = "/usr/bin/python3", ranks: int = 2) -> str:
     spec = patched(resolve("demo"), {"resources.ranks_per_node": ranks, "train.data.train_num_samples": 10**6})
     return render(spec, cluster, identity=IDENTITY, run_folder=folder, python=python)
-
-
-def run(script: str, folder: RunFolder, records: Path) -> subprocess.CompletedProcess[str]:
-    for needed in (folder.job(IDENTITY.nonce).logs, folder.attempt(3).path, records):
-        needed.mkdir(parents=True, exist_ok=True)
-    file = folder.job(IDENTITY.nonce).submission
-    file.write_text(script)
-    environ = {"PATH": os.environ["PATH"], "HOME": str(records), "RECORDS": str(records)}
-    return subprocess.run(["bash", str(file)], env=environ, cwd=records, capture_output=True, text=True, timeout=60)
-
-
-def words(record: Path) -> list[str]:
-    return os.fsdecode(record.read_bytes()).split("\0")[:-1]
 
 
 def test_hostile_values_arrive_as_they_are_and_nothing_of_them_runs(
@@ -91,8 +35,7 @@ def test_hostile_values_arrive_as_they_are_and_nothing_of_them_runs(
     def check(root: str, interpreter: str, env: dict[str, str], ranks: int) -> None:
         base = tmp_path_factory.mktemp("hostile")
         python, records, folder = base / interpreter, base / "records", RunFolder.of(base / "x" / root, "demo")
-        python.write_text(RECORDER)
-        python.chmod(0o755)
+        recorder(python)
         cluster = load_cluster("local").model_copy(update={"env": env})
 
         script = script_of(cluster, folder, str(python), ranks)
@@ -118,9 +61,7 @@ def test_hostile_values_arrive_as_they_are_and_nothing_of_them_runs(
 
 def test_set_up_lines_run_as_shell_before_the_claim(tmp_path: Path) -> None:
     """Lines of the cluster profile are code by intent: `module load`, `source activate`."""
-    python = tmp_path / "python"
-    python.write_text(RECORDER)
-    python.chmod(0o755)
+    python = recorder(tmp_path / "python")
     cluster = load_cluster("local").model_copy(
         update={"setup": ('greeting="hello $LOUD"', "export greeting"), "env": {"LOUD": "you"}}
     )
@@ -165,11 +106,3 @@ def test_what_breaks_a_line_never_gets_into_a_script(filter_name: str, text: str
     """Specs cannot hold it; this is the second lock."""
     with pytest.raises(ValueError, match="control character"):
         environment().from_string(f"{{{{ value | {filter_name} }}}}").render(value=text)
-
-
-def test_a_scheduler_without_a_script_is_refused_with_one_that_has() -> None:
-    with pytest.raises(
-        Refused, match="juwels-booster uses slurm; this version submits to the local scheduler only"
-    ) as refusal:
-        script_of(load_cluster("juwels-booster"), RunFolder.of(Path("/scratch"), "demo"))
-    assert refusal.value.hint == "clipctl launch demo --cluster local"

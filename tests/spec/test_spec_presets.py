@@ -61,8 +61,9 @@ def test_the_demo_is_small_and_its_batch_changes_with_the_precision() -> None:
 
 def test_the_profiles() -> None:
     juwels, local = load_cluster("juwels-booster"), load_cluster("local")
-    assert (juwels.scheduler, juwels.partition, juwels.gpus_per_node) == ("slurm", "booster", 4)
-    assert (juwels.wall_time_limit, juwels.master_addr_suffix) == ("24:00:00", "i")
+    assert (juwels.scheduler, juwels.gpus_per_node, juwels.master_addr_suffix) == ("slurm", 4, "i")
+    assert juwels.slurm.given() == {"partition": "booster", "time": "24:00:00", "cpus_per_task": 6}
+    assert (juwels.srun.cpu_bind, juwels.srun.accel_bind) == ("none,v", "gn")
     assert (local.scheduler, local.setup, local.env, local.root) == ("local", (), {}, None)
 
 
@@ -88,11 +89,11 @@ def own_clusters(tmp_path: Path) -> Path:
 
 def test_a_user_s_profile_comes_first_and_can_extend_the_packaged_one(own_clusters: Path) -> None:
     (own_clusters / "juwels-booster.yaml").write_text(
-        "extends: juwels-booster\naccount: my-project\nsetup: ['module load Stages/2026']\nlimits: {lost_after: 5}\n"
+        "extends: juwels-booster\nslurm.account: my-project\nsetup: [module load GCC]\nlimits: {lost_after: 5}\n"
     )
     cluster = load_cluster("juwels-booster")
-    assert (cluster.account, cluster.partition, cluster.limits.lost_after) == ("my-project", "booster", 5.0)
-    assert cluster.setup == ("module load Stages/2026",)
+    assert (cluster.slurm.account, cluster.slurm.partition, cluster.limits.lost_after) == ("my-project", "booster", 5.0)
+    assert cluster.setup == ("module load GCC",)
     assert cluster_names() == ("juwels-booster", "local")
 
 
@@ -108,7 +109,7 @@ def test_all_mistakes_of_a_profile_are_told_with_their_lines(own_clusters: Path)
     lines = [
         "scheduler: lsf",
         "partiton: x",
-        "wall_time_limit: 1 day",
+        "slurm: {time: 1 day}",
         "env: {A-B: x}",
         'setup: ["a\\nb"]',
         "limits: {lost: 3}",
@@ -118,16 +119,27 @@ def test_all_mistakes_of_a_profile_are_told_with_their_lines(own_clusters: Path)
         load_cluster("bad")
     assert sorted(line.removeprefix(f"{file}:").split(":")[0] for line in refusal.value.problems) == list("123456")
     told = refusal.value.message
-    assert "partiton: no such key; did you mean partition?" in told
-    assert 'wall_time_limit="1 day": must be hours:minutes:seconds' in told
+    assert "partiton: no such key; did you mean slurm.partition?" in told
+    assert 'slurm.time="1 day": must be hours:minutes:seconds' in told
     assert "env.A-B=A-B: must be the name of an environment variable" in told
 
 
-@pytest.mark.parametrize("variable", ["CLIPCTL_NONCE", "CLIPCTL_HOME", "python", "attempt", "exit_file"])
+@pytest.mark.parametrize("variable", ["CLIPCTL_NONCE", "CLIPCTL_HOME", "MASTER_PORT", "python", "exit_file"])
 def test_a_profile_cannot_set_what_the_job_script_rests_on(variable: str, own_clusters: Path) -> None:
     (own_clusters / "bad.yaml").write_text(f"scheduler: local\nenv: {{{variable}: x}}\n")
     with pytest.raises(InvalidSpec, match=rf"bad\.yaml:2: env\.{variable}"):
         load_cluster("bad")
+
+
+def test_this_machine_alone_has_no_use_for_what_slurm_is_told(own_clusters: Path) -> None:
+    (own_clusters / "bad.yaml").write_text("scheduler: local\nslurm: {qos: high}\nmaster_addr_suffix: i\n")
+    with pytest.raises(InvalidSpec) as refusal:
+        load_cluster("bad")
+    lines = [line.removeprefix(f"{own_clusters}/") for line in refusal.value.problems]
+    assert lines == [
+        'bad.yaml:2: slurm={"qos": "high"}: is for scheduler: slurm',
+        "bad.yaml:3: master_addr_suffix=i: is for scheduler: slurm",
+    ]
 
 
 def test_a_profile_that_is_not_there() -> None:

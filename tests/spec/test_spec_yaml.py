@@ -62,10 +62,10 @@ def test_with_set_a_scalar_means_what_was_typed(key: str, text: str, meant: Any)
 def test_a_wall_time_in_a_profile_is_not_a_number_of_seconds(tmp_path: Path) -> None:
     folder = tmp_path / "config/clipctl/clusters"
     folder.mkdir(parents=True)
-    text = "scheduler: slurm\nwall_time_limit: 24:00:00\nenv: {DEBUG: no, RANK_FORMAT: 010}\n"
+    text = "scheduler: slurm\nslurm.time: 24:00:00\nenv: {DEBUG: no, RANK_FORMAT: 010}\n"
     (folder / "mine.yaml").write_text(text)
     cluster = load_cluster("mine")
-    assert cluster.wall_time_limit == "24:00:00"
+    assert cluster.slurm.time == "24:00:00"
     assert cluster.env == {"DEBUG": "no", "RANK_FORMAT": "010"}
 
 
