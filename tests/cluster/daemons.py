@@ -1,0 +1,106 @@
+"""Starts each daemon, with an environment of its own, and waits until it answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .plan import Plan
+from .processes import MARK
+from .settings import ACCOUNT, CLUSTER_NAME
+
+SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacctmgr")
+# Daemons lie where an ordinary user's PATH does not look.
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+LONGEST_SOCKET = "/spool/jwb0001/jwb0001_4294967295.4294967295"  # a slurmstepd's; Linux allows 107 characters in all
+
+
+class ClusterError(RuntimeError):
+    """A cluster that cannot be started, or does not do what it was told."""
+
+
+def missing_programs(*, accounting: bool) -> list[str]:
+    wanted = SLURM + (ACCOUNTING if accounting else ())
+    return [name for name in wanted if shutil.which(name, path=PATH) is None]
+
+
+def start_munged(plan: Plan) -> None:
+    """With a key and a socket of its own; the machine's munged, if there is one, is left alone."""
+    key = plan.folder / "munge.key"
+    key.touch(mode=0o600)
+    key.write_bytes(os.urandom(1024))
+    files = {"socket": plan.munge_socket, "key-file": key, "log-file": plan.log("munged")}
+    files |= {"pid-file": plan.folder / "run/munged.pid", "seed-file": plan.folder / "run/munged.seed"}
+    _launch(plan, "munged", *(f"--{name}={path}" for name, path in files.items()))
+
+
+def start_database(plan: Plan) -> None:
+    """MariaDB without users, network and durability."""
+    data = ("--no-defaults", f"--user={plan.user}", f"--datadir={plan.folder}/database", "--innodb-log-file-size=4M")
+    # slurmdbd keeps procedures in the database: without the system tables associations come out wrong, and
+    # slurmctld then dies of them.
+    _launch(plan, "mariadb-install-db", *data, "--skip-test-db", "--skip-name-resolve")
+    small = ("--innodb-buffer-pool-size=16M", "--performance-schema=off", "--skip-log-bin")
+    fast = ("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-flush-method=nosync")
+    closed = ("--skip-networking", "--skip-grant-tables", f"--socket={plan.database_socket}")
+    files = (f"--log-error={plan.log('mariadbd')}", f"--pid-file={plan.folder}/run/mariadbd.pid")
+    _launch(plan, "setsid", "--fork", "mariadbd", *data, *small, *fast, *closed, *files)
+    wait_for("MariaDB", lambda: _listens(plan.database_socket))
+
+
+def start_slurmdbd(plan: Plan) -> None:
+    conf = plan.folder / "slurmdbd.conf"
+    _launch(plan, "slurmdbd", SLURM_CONF=str(conf), MYSQL_UNIX_PORT=str(plan.database_socket))
+    wait_for("slurmdbd", lambda: _listens(("127.0.0.1", plan.port + 1)))
+
+
+def register(plan: Plan) -> None:
+    """The cluster, an account and its user, in the accounting's database."""
+    environment = {"PATH": PATH, "SLURM_CONF": str(plan.slurm_conf)}
+    where = f"cluster={CLUSTER_NAME}"
+    for words in (
+        ("cluster", CLUSTER_NAME),
+        ("account", ACCOUNT, where),
+        ("user", plan.user, f"account={ACCOUNT}", where),
+    ):
+        subprocess.run(["sacctmgr", "-i", "add", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def start_slurmctld(plan: Plan) -> None:
+    _launch(plan, "slurmctld", "-f", str(plan.slurm_conf))
+    wait_for("slurmctld", lambda: _listens(("127.0.0.1", plan.port)))
+
+
+def start_slurmd(plan: Plan, node: str) -> None:
+    _launch(plan, "slurmd", "-N", node, "-f", str(plan.slurm_conf))
+
+
+def wait_for(what: str, ready: Callable[[], bool], patience: float = 60.0) -> None:
+    """ClusterError after so many seconds."""
+    limit = time.monotonic() + patience
+    while not ready():
+        if time.monotonic() > limit:
+            raise ClusterError(f"{what}: not so after {patience:.0f} s")
+        time.sleep(0.05)
+
+
+def _listens(address: Path | tuple[str, int]) -> bool:
+    family, where = (socket.AF_UNIX, str(address)) if isinstance(address, Path) else (socket.AF_INET, address)
+    with socket.socket(family) as caller:
+        return caller.connect_ex(where) == 0
+
+
+def _launch(plan: Plan, program: str, *arguments: str, **environment: str) -> None:
+    """Runs a program that goes to the background by itself. Nothing of our own environment reaches it, nor its jobs."""
+    bare = {"PATH": PATH, MARK: str(plan.folder)} | environment
+    with plan.log("start").open("ab") as log:
+        command = [program, *arguments]
+        code = subprocess.run(command, env=bare, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+    if code:
+        raise ClusterError(f"{program} ended with {code}")
