@@ -10,7 +10,7 @@ hold the mark, so it can neither forge a row nor shift a field. The header is as
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -40,23 +40,23 @@ QUEUE_FIELDS = {
     "name": 64,
     "comment": 256,
 }
-ACCOUNTING_FIELDS = (
-    "JobIDRaw",
-    "UID",
-    "State",
-    "Reason",
-    "Submit",
-    "Start",
-    "End",
-    "ExitCode",
-    "DerivedExitCode",
-    "NNodes",
-    "Partition",
-    "NodeList",
-    "WorkDir",
-    "JobName",
-    "Comment",
-)
+ACCOUNTING_FIELDS = {  # sacct's names, and squeue's for the same
+    "JobIDRaw": "jobid",
+    "UID": "userid",
+    "State": "state",
+    "Reason": "reason",
+    "Submit": "submittime",
+    "Start": "starttime",
+    "End": "endtime",
+    "ExitCode": "exit_code",
+    "DerivedExitCode": "derivedec",
+    "NNodes": "numnodes",
+    "Partition": "partition",
+    "NodeList": "nodelist",
+    "WorkDir": "workdir",
+    "JobName": "name",
+    "Comment": "comment",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +103,14 @@ def partitions() -> list[str]:
 
 def queue_rows(text: str, mark: str) -> list[Row] | None:
     """None: this is no whole answer of squeue. Lines that are no row of it are left out."""
-    return _rows(text, mark, tuple(QUEUE_FIELDS), "JOBID", closed=True)
+    lines = [line.split(mark) for line in text.split("\n")]
+    closed = [line[:-1] for line in lines if not line[-1].strip()]  # it ends its rows with the mark, too
+    return _rows(closed, list(QUEUE_FIELDS), "JOBID") if text.endswith("\n") else None
 
 
 def accounting_rows(text: str, mark: str) -> list[Row] | None:
-    return _rows(text, mark, ACCOUNTING_FIELDS, "JobIDRaw", closed=False)
+    lines = [line.split(mark) for line in text.split("\n")]
+    return _rows(lines, list(ACCOUNTING_FIELDS.values()), "JobIDRaw") if text.endswith("\n") else None
 
 
 def partition_sizes(text: str) -> dict[str, int]:
@@ -124,12 +127,9 @@ def fields(line: str) -> dict[str, str]:
     return {key: value.strip() for key, value in reversed(pairs)}
 
 
-def _rows(text: str, mark: str, names: tuple[str, ...], title: str, *, closed: bool) -> list[Row] | None:
-    lines = [line.split(mark) for line in text.split("\n")]
-    if closed:  # squeue ends its rows with the mark, too
-        lines = [line[:-1] for line in lines if not line[-1].strip()]
+def _rows(lines: Iterable[list[str]], names: list[str], title: str) -> list[Row] | None:
     whole = [[cell.strip() for cell in line] for line in lines if len(line) == len(names)]
-    if not text.endswith("\n") or not whole or whole[0][0] != title:
+    if not whole or whole[0][0] != title:
         return None
     rows = (_row(dict(zip(names, cells, strict=True))) for cells in whole[1:])
     return [row for row in rows if row is not None]
@@ -137,61 +137,39 @@ def _rows(text: str, mark: str, names: tuple[str, ...], title: str, *, closed: b
 
 def _row(cells: dict[str, str]) -> Row | None:
     """None: not of a plain job, as ours are (`12_[3-5%1]` and `12+0` are arrays and parts), or not to be understood."""
-    accounting = "JobIDRaw" in cells
-    job_id = cells["JobIDRaw" if accounting else "jobid"]
-    uid = _number(cells["UID" if accounting else "userid"])
-    submitted = _number(cells["Submit" if accounting else "submittime"])
-    if not re.fullmatch(r"[0-9]+", job_id) or uid is None or submitted is None:
+    uid, submitted = _number(cells["userid"]), _time(cells["submittime"])
+    if not re.fullmatch(r"[0-9]+", cells["jobid"]) or uid is None or submitted is None:
         return None
-    comment = cells["Comment" if accounting else "comment"]
     return Row(
         uid=uid,
-        name=cells["JobName" if accounting else "name"],
-        comment=comment,
-        submitted=float(submitted),
-        folder=cells.get("WorkDir", ""),
-        report=_accounted(cells, comment) if accounting else _queued(cells, comment),
+        name=cells["name"],
+        comment=cells["comment"],
+        submitted=submitted,
+        folder=cells.get("workdir", ""),
+        report=_report(cells),
     )
 
 
-def _queued(cells: dict[str, str], comment: str) -> JobReport:
-    state = _state(cells["state"])
-    start, placed = _time(cells["starttime"]), bool(cells["nodelist"])
+def _report(cells: dict[str, str]) -> JobReport:
+    state, start = _state(cells["state"]), _time(cells["starttime"])
+    nodes = "" if cells["nodelist"] == "None assigned" else cells["nodelist"]
+    by = re.fullmatch(r"CANCELLED by ([0-9]{1,10})", cells["state"])
     return JobReport(
-        nonce=_nonce(comment),
+        nonce=cells["comment"].rpartition(":")[2],
         scheduler_id=cells["jobid"],
         state=state,
         raw=cells["state"],
-        started_at=start if placed else None,
+        started_at=start if nodes else None,
         ends_at=_time(cells["endtime"]),
         expected_start=start if state is JobState.PENDING else None,
-        reason=_reason(cells["reason"]),
-        nodes=cells["nodelist"],
+        reason="" if cells["reason"] in ("None", "(null)") else cells["reason"],
+        nodes=nodes,
         node_count=_number(cells["numnodes"]),
         partition=cells["partition"],
-        restarts=_number(cells["restartcnt"]) or 0,
+        restarts=_number(cells.get("restartcnt", "")) or 0,
         exit_code=_code(cells["exit_code"]),
         derived_exit_code=_code(cells["derivedec"]),
-        preempted_at=_time(cells["preempttime"]),
-    )
-
-
-def _accounted(cells: dict[str, str], comment: str) -> JobReport:
-    nodes = cells["NodeList"] if cells["NodeList"] != "None assigned" else ""
-    by = re.fullmatch(r"CANCELLED by ([0-9]+)", cells["State"])
-    return JobReport(
-        nonce=_nonce(comment),
-        scheduler_id=cells["JobIDRaw"],
-        state=_state(cells["State"]),
-        raw=cells["State"],
-        started_at=_time(cells["Start"]) if nodes else None,
-        ends_at=_time(cells["End"]),
-        reason=_reason(cells["Reason"]),
-        nodes=nodes,
-        node_count=_number(cells["NNodes"]),
-        partition=cells["Partition"],
-        exit_code=cells["ExitCode"],
-        derived_exit_code=cells["DerivedExitCode"],
+        preempted_at=_time(cells.get("preempttime", "")),
         cancelled_by=int(by[1]) if by else None,
     )
 
@@ -248,14 +226,6 @@ def _without_comment(rows: Sequence[Row], job: JobIdentity, uid: int) -> set[str
 def _state(text: str) -> JobState:
     word = text.partition(" ")[0]
     return JobState(word) if word in JobState.__members__ else JobState.UNKNOWN
-
-
-def _reason(text: str) -> str:
-    return "" if text in ("None", "(null)") else text
-
-
-def _nonce(comment: str) -> str:
-    return comment.rpartition(":")[2]
 
 
 def _number(text: str) -> int | None:
