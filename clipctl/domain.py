@@ -152,6 +152,8 @@ class JobReport:
     reason: str = ""  # the scheduler's word for why it waits, or ended
     nodes: str = ""  # as the scheduler writes them: jwb[0001-0096]
     node_count: int | None = None
+    partition: str = ""
+    partition_nodes: int | None = None  # what it gives one job at most, asked while the job waits
     restarts: int = 0  # the same id started again, by the site
     exit_code: str = ""  # of the script, code:signal
     derived_exit_code: str = ""  # the highest of its steps
@@ -205,6 +207,7 @@ class Rejected:
     """Refused with a known text: no job exists."""
 
     reason: str
+    transient: bool = False  # nothing is wrong with the script: a limit is used up, or the scheduler is busy
 
 
 @dataclass(frozen=True, kw_only=True)
