@@ -24,46 +24,56 @@ ROW = 8
 
 
 class Star:
-    """One message from every rank to rank 0, then one from there to all. ConnectionError as soon as a rank is gone:
+    """One message from every rank to rank 0, then one from there to all, in lock step.
 
-    rank 0 then leaves too, and with it everybody's connection. `peers`: of rank 0 the connections to ranks 1, 2, ...;
-    of every other rank the one to rank 0.
+    `peers`: of rank 0 the connections to ranks 1, 2, ...; of every other rank the one to rank 0. ConnectionError as
+    soon as a rank is gone: whoever notices leaves too, and with rank 0 goes everybody's connection.
     """
 
     def __init__(self, peers: Sequence[socket.socket]) -> None:
-        self.peers = peers
+        self._peers = peers
 
     def collect(self, mine: bytes) -> list[bytes]:
         """Rank 0: everybody's, in the order of ranks. While one is waited for, the others' wait in the kernel."""
-        return [mine, *(_receive(peer, rank) for rank, peer in enumerate(self.peers, 1))]
+        return [mine, *(_receive(peer, rank) for rank, peer in enumerate(self._peers, 1))]
 
     def spread(self, answer: bytes) -> None:
-        for peer in self.peers:
-            _send(peer, answer)
+        for rank, peer in enumerate(self._peers, 1):
+            _send(peer, rank, answer)
 
     def ask(self, mine: bytes) -> bytes:
         """Every other rank: what rank 0 made of it."""
-        _send(self.peers[0], mine)
-        return _receive(self.peers[0], 0)
+        _send(self._peers[0], 0, mine)
+        return _receive(self._peers[0], 0)
 
     def close(self) -> None:
-        for peer in self.peers:
+        for peer in self._peers:
             peer.close()
 
 
-def _send(peer: socket.socket, message: bytes) -> None:
-    peer.sendall(LENGTH.pack(len(message)) + message)
+def _send(peer: socket.socket, rank: int, message: bytes) -> None:
+    try:
+        peer.sendall(LENGTH.pack(len(message)) + message)
+    except ConnectionError as error:
+        raise _lost(rank) from error
 
 
 def _receive(peer: socket.socket, rank: int) -> bytes:
-    """The next message of `rank`. In lock step there is never more than one on its way."""
+    """The next message of `rank`. There is never more than one on its way."""
     got = b""
     while len(got) < LENGTH.size or len(got) < LENGTH.size + LENGTH.unpack_from(got)[0]:
-        more = peer.recv(CHUNK)
+        try:
+            more = peer.recv(CHUNK)
+        except ConnectionError as error:  # it ended with words of ours unread
+            raise _lost(rank) from error
         if not more:
-            raise ConnectionError(f"rank {rank} has left")
+            raise _lost(rank)
         got += more
     return got[LENGTH.size :]
+
+
+def _lost(rank: int) -> ConnectionError:
+    return ConnectionError(f"rank {rank} has left")
 
 
 @dataclass(frozen=True)
