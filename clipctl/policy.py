@@ -29,7 +29,7 @@ from clipctl.lineage import line_of, position
 from trainer.contract import Parent, Precision
 
 # What of a TrainSpec makes a difference to the numbers. The data's tolerance, evaluation, saving and logging do not.
-_NUMERICS = ("model", "precision", "tf32", "batch_size", "epochs", "seed", "optim", "loss", "faults")
+_NUMERICS = ("engine", "model", "precision", "tf32", "batch_size", "epochs", "seed", "optim", "loss", "faults")
 _DATA_ORDER = ("train_data", "train_num_samples", "dataset_resampled", "workers")
 
 

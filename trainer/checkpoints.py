@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from trainer.contract import (
     ATTEMPT_FILE,
@@ -57,9 +57,12 @@ class CheckpointKeeper:
         trainee: Trainee,
         recorder: Recorder,
         still_mine: Callable[[], bool],
+        write: Callable[[Mapping[str, Any], IO[bytes]], None],
     ) -> None:
+        """`write`: the engine's way of putting a payload into a file."""
         self._attempt, self._folder = attempt, folder
         self._trainee, self._recorder, self._still_mine = trainee, recorder, still_mine
+        self._write_payload = write
         self._spec = attempt.train.save
         self._saved_at = time.monotonic()
 
@@ -91,12 +94,10 @@ class CheckpointKeeper:
 
     def _write(self, at: Position, path: Path) -> str:
         """The file under its final name, durable; returns its digest."""
-        import torch
-
         temporary = path.with_name(path.name + ".tmp")  # not *.pt: open_clip's --resume latest would take it
         with open(temporary, "wb") as file:
             writer = _Hashing(file)
-            torch.save(self._payload(at), writer)
+            self._write_payload(self._payload(at), cast(IO[bytes], writer))
             file.flush()
             os.fsync(file.fileno())
         if not self._still_mine():
@@ -219,7 +220,7 @@ def parents(attempts: Path) -> frozenset[Path]:
 
 
 class _Hashing:
-    """torch.save writes front to back into a plain object: the digest costs no second reading."""
+    """Written front to back (it cannot seek): the digest costs no second reading."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

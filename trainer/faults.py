@@ -40,7 +40,8 @@ class Faults:
         due = [fault for fault in self._waiting if (fault.at_epoch, fault.at_step) <= (at.epoch, at.step_in_epoch + 1)]
         self._waiting = [fault for fault in self._waiting if fault not in due]
         struck = [fault.kind for fault in due if self._strike(fault, trainee)]
-        time.sleep(self._slow)
+        if self._slow:
+            time.sleep(self._slow)
         return struck
 
     def _strike(self, fault: Fault, trainee: Trainee) -> bool:

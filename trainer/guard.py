@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from trainer.position import Position
@@ -33,11 +34,11 @@ class Step:
     scale: float | None  # of the loss; None without GradScaler
     logit_scale: float
 
-    @property
+    @cached_property
     def loss(self) -> float:
         return math.fsum(self.losses) / len(self.losses) if all(map(math.isfinite, self.losses)) else math.nan
 
-    @property
+    @cached_property
     def loss_is_finite(self) -> bool:
         return all(self.finite) and all(map(math.isfinite, self.losses))
 

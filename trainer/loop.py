@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,10 +29,13 @@ MIN_BAD_SAMPLES = 16  # a fraction of fewer says nothing yet
 
 @dataclass(frozen=True)
 class Measured:
-    """One rank's row, read by the host. The first five come from the trainee, the others from the loop."""
+    """All ranks' rows of a step, read by the host: what differs by rank in the order of ranks, the rest summed up.
 
-    loss: float
-    finite: float  # 1.0: the loss, and what this rank put into it
+    By columns: 384 records a step, on each of 384 ranks, cost more than the step.
+    """
+
+    losses: Sequence[float]
+    finite: Sequence[float]  # 1.0: the loss, and what this rank put into it; else 0.0
     grad_norm: float
     scale: float  # of the loss; 0.0: there is none
     logit_scale: float
@@ -40,11 +43,20 @@ class Measured:
     bad: float  # samples of this step's batch that could not be used
     seen: float
 
+    @classmethod
+    def of(cls, columns: Sequence[Sequence[float]]) -> Measured:
+        """A row's eight numbers, each of all ranks: the first five come from the trainee, the others from the loop."""
+        losses, finite, norms, scales, logit_scales, stops, bad, seen = columns
+        return cls(losses, finite, max(norms), scales[0], logit_scales[0], max(stops), sum(bad), sum(seen))
+
 
 class Agreement(Protocol):
-    """Every rank's row of one step, the same on all ranks."""
+    """What all ranks' rows of a step come to, so that all decide alike. Rank 0 has the numbers of each for the events;
 
-    def read(self) -> tuple[Measured, ...]: ...
+    the others may have one that says the same of all.
+    """
+
+    def read(self) -> Measured: ...
 
 
 class Ranks(Protocol):
@@ -54,8 +66,6 @@ class Ranks(Protocol):
     def agree(self, row: Any, stop: int, bad: int, seen: int) -> Agreement: ...
     def gather(self, value: Any) -> list[Any]:
         """Of plain objects; waits for the host, so only where training pauses anyway."""
-
-    def barrier(self) -> None: ...
 
 
 class Trainee(Protocol):
@@ -100,7 +110,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a loop needs; `__main__` puts it together."""
+    """What a loop needs; `trainer.rank` puts it together."""
 
     spec: TrainSpec
     trainee: Trainee
@@ -161,15 +171,15 @@ class Loop:
         """Reads all agreements but the newest `behind`; an outcome where one of them ends the attempt."""
         while len(self.unread) > behind:
             at, lr, agreed = self.unread.popleft()
-            rows = agreed.read()
-            self.last = step = _step(rows, at)
-            self.stopping = self.stopping or int(max(row.stop for row in rows))
+            measured = agreed.read()
+            self.last = step = _step(measured, at)
+            self.stopping = self.stopping or int(measured.stop)
             if divergence := self.guard.judge(step):
                 return _diverged(divergence)
             if alarm := self.guard.alarm():
                 self.recorder.event(EventKind.NOTICE, at, text=alarm)
             self.progress.add(step, lr, self.guard.skipped)
-            if outcome := self.count_samples(rows, at):
+            if outcome := self.count_samples(measured, at):
                 return outcome
         return None
 
@@ -212,10 +222,10 @@ class Loop:
         facts = {"signal": self.stopping, "checkpoint": checkpoint}
         return Outcome(ExitCode.STOPPED, EventKind.STOPPED, at, facts)
 
-    def count_samples(self, rows: tuple[Measured, ...], at: Position) -> Outcome | None:
+    def count_samples(self, measured: Measured, at: Position) -> Outcome | None:
         """All ranks see the same sums, so all give up at the same step."""
-        self.bad += sum(row.bad for row in rows)
-        self.seen += sum(row.seen for row in rows)
+        self.bad += measured.bad
+        self.seen += measured.seen
         limit = self.spec.data.max_bad_fraction
         if self.bad <= MIN_BAD_SAMPLES or self.bad <= limit * self.seen:
             return None
@@ -232,14 +242,14 @@ class Loop:
         self.recorder.event(EventKind.DATA, at, bad=shards.total(), seen=int(self.seen), shards=dict(shards))
 
 
-def _step(rows: tuple[Measured, ...], at: Position) -> Step:
+def _step(measured: Measured, at: Position) -> Step:
     return Step(
         at=at,
-        losses=tuple(row.loss for row in rows),
-        finite=tuple(row.finite == 1.0 for row in rows),
-        grad_norm=max(row.grad_norm for row in rows),
-        scale=rows[0].scale or None,
-        logit_scale=rows[0].logit_scale,
+        losses=tuple(measured.losses),
+        finite=tuple(map(bool, measured.finite)),
+        grad_norm=measured.grad_norm,
+        scale=measured.scale or None,
+        logit_scale=measured.logit_scale,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
+import os
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,11 +23,24 @@ def refuse_foreign() -> None:
 
 def installed_folder() -> Path | None:
     """Where clipctl's distribution keeps this package; for an editable install that is its source."""
-    try:
-        distribution = importlib.metadata.distribution("clipctl")
-    except importlib.metadata.PackageNotFoundError:
+    record = _record()
+    if record is None:
         return None
-    source = json.loads(distribution.read_text("direct_url.json") or "{}")
+    direct = record / "direct_url.json"
+    source = json.loads(direct.read_bytes()) if direct.exists() else {}
     if source.get("dir_info", {}).get("editable"):
         return Path(unquote(urlsplit(source["url"]).path), "trainer").resolve()
-    return Path(str(distribution.locate_file("trainer"))).resolve()
+    return (record.parent / "trainer").resolve()
+
+
+def _record() -> Path | None:
+    """clipctl's .dist-info, the first that Python finds. importlib.metadata takes 25 ms, times 384 ranks."""
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:  # a zip, or not there
+            continue
+        for name in names:
+            if name.startswith("clipctl-") and name.endswith(".dist-info"):
+                return Path(folder, name)
+    return None

@@ -77,11 +77,15 @@ def _summary(window: list[Step]) -> dict[str, float]:
     norms = [step.grad_norm for step in window]
     return {
         "loss": math.fsum(losses) / len(losses) if all(map(math.isfinite, losses)) else math.nan,
-        "loss_max": max((loss for step in window for loss in step.losses), key=_nan_is_largest),
+        "loss_max": max(map(_worst, window), key=_nan_is_largest),
         "loss_last": losses[-1],
         "grad_norm": norms[-1],
         "grad_norm_max": max(norms, key=_nan_is_largest),
     }
+
+
+def _worst(step: Step) -> float:
+    return max(step.losses, key=None if step.loss_is_finite else _nan_is_largest)  # a call a rank and step is dear
 
 
 def _nan_is_largest(value: float) -> float:

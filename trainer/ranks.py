@@ -1,40 +1,15 @@
-"""The processes of an attempt: who am I, and how do all agree. torch.distributed behind the loop's `Ranks`."""
+"""How all processes of an attempt agree: torch.distributed behind the loop's `Ranks`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from trainer.loop import Measured
-
-RENDEZVOUS_VARIABLE = "CLIPCTL_RENDEZVOUS"  # a file: ranks of one machine need no port
-
-
-@dataclass(frozen=True)
-class Place:
-    rank: int
-    count: int
-    local_rank: int
-
-
-def place(environ: Mapping[str, str]) -> Place:
-    """From torchrun's or our own variables, else submitit's, else Slurm's; alone where there are none.
-
-    A lone process inside an allocation sees SLURM_NTASKS but no rank of its own: it is alone.
-    """
-    for rank, count, local in (
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
-        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-    ):
-        if rank in environ and count in environ:
-            return Place(int(environ[rank]), int(environ[count]), int(environ.get(local, "0")))
-    return Place(0, 1, 0)
+from trainer.place import RENDEZVOUS_VARIABLE, Place
 
 
 class TorchRanks:
@@ -59,10 +34,6 @@ class TorchRanks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
-
-    def barrier(self) -> None:
-        if self.count > 1:
-            dist.barrier()
 
     def close(self) -> None:
         if self.count > 1:
@@ -94,7 +65,7 @@ class TorchAgreement:
         loss, finite, norm = self.rows[:, 0], self.rows[:, 1], self.rows[:, 2]
         return (loss.isfinite() & (finite == 1) & norm.isfinite()).all().float()
 
-    def read(self) -> tuple[Measured, ...]:
+    def read(self) -> Measured:
         if self._arrived is not None:
             self._arrived.synchronize()
-        return tuple(Measured(*row) for row in self._host.tolist())
+        return Measured.of(self._host.T.tolist())

@@ -7,11 +7,12 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainer.charts import Charts
 from trainer.contract import (
     EVENTS_FILE,
     HEARTBEAT_FILE,
@@ -56,16 +57,20 @@ class _Tick:
 
 
 class FileRecorder:
-    """`close` returns when everything is on disk, and raises OSError if that cannot be."""
+    """`close` returns when everything is on disk, and raises OSError if that cannot be.
 
-    def __init__(self, attempt_folder: Path) -> None:
+    `open_charts` is called with the folder of the curves, once there is something to draw; None: nothing is drawn.
+    """
+
+    def __init__(self, attempt_folder: Path, open_charts: Callable[[Path], Charts] | None = None) -> None:
         self._folder = attempt_folder
+        self._open_charts = open_charts
         self._seq = _last_seq(attempt_folder / EVENTS_FILE)  # a site may start the same job again
         self._counter = 0
         self._heartbeat: Heartbeat | None = None
         self._queue: queue.SimpleQueue[Event | _Scalars | None] = queue.SimpleQueue()
         self._backlog: list[Event] = []
-        self._tensorboard: Any = None
+        self._charts: Charts | None = None
         self._thread = threading.Thread(target=self._write_until_closed, name="recorder", daemon=True)
         self._thread.start()
 
@@ -105,8 +110,8 @@ class FileRecorder:
         self._thread.join()
         self._flush()
         self._write_heartbeat(None)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._charts is not None:
+            self._charts.close()
 
     # --- the thread ---
 
@@ -153,12 +158,11 @@ class FileRecorder:
         return heartbeat
 
     def _write_scalars(self, scalars: _Scalars) -> None:
-        if self._tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter  # seconds: only where there is something to write
-
-            self._tensorboard = SummaryWriter(str(self._folder / TENSORBOARD_FOLDER))
+        if self._open_charts is None:
+            return
+        self._charts = self._charts or self._open_charts(self._folder / TENSORBOARD_FOLDER)
         for name, value in scalars.values.items():
-            self._tensorboard.add_scalar(name, value, scalars.x)
+            self._charts.add_scalar(name, value, scalars.x)
 
 
 def _end_torn_line(path: Path, file: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,8 @@ from typing import Any
 from trainer.contract import Attempt, Parent, Stream, dumps, loads
 from trainer.position import Position
 from trainer.schedule import Geometry
+from trainer.unusable import Unusable
 from trainer.verify import damage, read_manifest
-
-
-class Unusable(Exception):
-    """The parent cannot be started from; a restart would not help."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,13 @@ def check_parent(run_folder: Path, parent: Parent) -> str | None:
     return f"{path}: {problem}" if problem else None
 
 
-def load_start(run_folder: Path, attempt: Attempt) -> Start:
+def load_start(run_folder: Path, attempt: Attempt, read: Callable[[Path], Any]) -> Start:
+    """`read`: the engine's, of a checkpoint file."""
     geometry = Geometry.of(attempt.train, attempt.ranks)
     if attempt.parent is None:
         return Start(Position(geometry), None)
-    import torch
-
     path = run_folder / attempt.parent.path
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = read(path)
     if not isinstance(state, dict) or "state_dict" not in state:
         raise Unusable(f"{path} holds no training state (open_clip's keys: epoch, state_dict, optimizer)")
     position, notices = place(state, geometry, attempt.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from trainer.contract import Optim, Schedule, TrainSpec
 
@@ -25,7 +26,7 @@ class Geometry:
     def global_batch(self) -> int:
         return self.batch_size * self.ranks
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         workers = max(1, self.workers)
         batches = math.ceil(self.train_num_samples / self.global_batch)

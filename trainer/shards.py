@@ -19,6 +19,8 @@ from typing import IO, Any
 import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from trainer.unusable import Unusable
+
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's
@@ -29,7 +31,7 @@ TAR_BLOCK = 512  # bytes
 UNREADABLE = (OSError, tarfile.TarError, zlib.error, EOFError)
 
 
-class DataError(Exception):
+class DataError(Unusable):
     """The data cannot be trained on; one line that says which and why."""
 
 

@@ -22,6 +22,13 @@ class Precision(StrEnum):
         return {"amp": cls.AMP_FP16, "amp_bfloat16": cls.AMP_BF16}.get(str(value))
 
 
+class Engine(StrEnum):
+    """What computes the steps; loop, guard, checkpoints, events and signals are the same."""
+
+    TORCH = "torch"  # open_clip's models on GPUs
+    REHEARSAL = "rehearsal"  # a few hundred parameters in numpy: hundreds of ranks on a few cores, no data needed
+
+
 @dataclass(frozen=True)
 class Rule:
     """A bound on a field. pydantic reads it on clipctl's side, through a hook that needs no import of it here."""
@@ -129,12 +136,21 @@ class Save:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """For `engine: rehearsal` alone."""
+
+    __pydantic_config__: ClassVar = STRICT
+    step_seconds: NotNegative = 0.0  # that every step takes longer, in place of a large model's arithmetic
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     __pydantic_config__: ClassVar = STRICT
     model: Text
     data: Data
     epochs: Count
     batch_size: Count  # samples a rank
+    engine: Engine = Engine.TORCH
     precision: Precision = Precision.AMP_FP16
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
     seed: CountOrZero = 0
@@ -144,4 +160,5 @@ class TrainSpec:
     loss: Loss = dataclasses.field(default_factory=Loss)
     save: Save = dataclasses.field(default_factory=Save)
     zeroshot: ZeroShot | None = None
+    rehearsal: Rehearsal = dataclasses.field(default_factory=Rehearsal)
     faults: tuple[Fault, ...] = ()

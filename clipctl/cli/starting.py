@@ -19,6 +19,7 @@ from clipctl.cli.app import (
     opened,
 )
 from clipctl.cli.words import count, note, pairs, plural, rate, say, write
+from trainer.contract import Engine
 
 if TYPE_CHECKING:
     from clipctl.ops.execute import Submitted
@@ -128,6 +129,9 @@ def _plan_lines(plan: LaunchPlan) -> list[str]:
 
 
 def rehearsal(spec: RunSpec) -> list[str]:
-    """A run that carries faults says so everywhere."""
-    places = [f"{fault.kind} from epoch {fault.at_epoch}, step {fault.at_step}" for fault in spec.train.faults]
-    return [f"  REHEARSAL: carries the fault {'; '.join(places)}"] if places else []
+    """A run that carries faults, or trains no model, says so everywhere."""
+    train, lines = spec.train, []
+    if train.engine is Engine.REHEARSAL:
+        lines.append(f"  REHEARSAL: a few hundred parameters in place of {train.model}, and no data")
+    places = [f"{fault.kind} from epoch {fault.at_epoch}, step {fault.at_step}" for fault in train.faults]
+    return lines + ([f"  REHEARSAL: carries the fault {'; '.join(places)}"] if places else [])

@@ -13,7 +13,7 @@ from clipctl.spec.run import RunSpec
 from clipctl.spec.shards import expand
 from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
-from trainer.contract import Schedule
+from trainer.contract import Engine, Schedule
 from trainer.schedule import Geometry
 
 TRAIN_DATA = "train.data.train_data"
@@ -37,6 +37,8 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
 
 def missing_data(spec: RunSpec) -> tuple[str, ...]:
     """What a launch would not find on this machine's disks, one line each; for a look right before the launch."""
+    if spec.train.engine is Engine.REHEARSAL:  # makes its own pairs
+        return ()
     problems = list(_shards(spec))
     zeroshot = spec.train.zeroshot
     if zeroshot is not None and next(_absent(zeroshot.data), None) is not None:

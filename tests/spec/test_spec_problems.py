@@ -228,3 +228,9 @@ def test_zero_shot_data_that_is_not_there(tmp_path: Path) -> None:
     assert line == f"train.zeroshot.data={tmp_path}/val: is not there; train.zeroshot=null trains without"
     make(tmp_path / "val")
     assert missing_data(spec) == ()
+
+
+def test_a_rehearsal_makes_its_own_data(tmp_path: Path) -> None:
+    nowhere = [f"train.data.train_data={tmp_path}/nowhere.tar", f"train.zeroshot.data={tmp_path}/val"]
+    assert missing_data(resolve("demo", sets=[*nowhere, "train.engine=rehearsal"])) == ()
+    assert len(missing_data(resolve("demo", sets=nowhere))) == 2

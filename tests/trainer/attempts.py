@@ -1,4 +1,4 @@
-"""Real attempts on the digits: prepared as clipctl prepares them, run inside this process or as ranks of their own."""
+"""Real attempts: prepared as clipctl prepares them, run inside this process or as ranks of their own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from trainer.contract import (
     Attempt,
     CheckpointManifest,
     Data,
+    Engine,
     Event,
     Job,
     Loss,
@@ -93,6 +94,21 @@ def digits_spec(digits: Path, **changes: Any) -> TrainSpec:
     return TrainSpec(**(base | changes), data=Data(**({"dataset_resampled": True} | shards | data)))
 
 
+def rehearsal_spec(**changes: Any) -> TrainSpec:
+    """Without torch and data: milliseconds instead of seconds."""
+    data = {"train_data": "/nowhere.tar", "train_num_samples": 80, "workers": 0} | changes.pop("data", {})
+    base: dict[str, Any] = {
+        "model": "none",
+        "epochs": 3,
+        "batch_size": 16,
+        "engine": Engine.REHEARSAL,
+        "precision": Precision.FP32,
+        "log_every_n_steps": 1,
+        "optim": Optim(lr=1e-2, warmup=5),
+    }
+    return TrainSpec(**(base | changes), data=Data(**data))
+
+
 def prepare(
     run_folder: Path, number: int, train: TrainSpec, *, ranks: int = 1, parent: Parent | None = None
 ) -> Started:
@@ -107,14 +123,14 @@ def prepare(
     return Started(folder, nonce)
 
 
-def run_here(started: Started) -> int:
+def run_here(started: Started, stop: StopRequest | None = None) -> int:
     """One rank, inside this process: no second import of torch."""
     from trainer.rank import run
 
     before = os.environ.get(NONCE_VARIABLE)
     os.environ[NONCE_VARIABLE] = started.nonce
     try:
-        return run(loads(Attempt, (started.folder / "attempt.json").read_text()), started.folder, StopRequest())
+        return run(loads(Attempt, (started.folder / "attempt.json").read_text()), started.folder, stop or StopRequest())
     finally:
         os.environ.pop(NONCE_VARIABLE)
         if before is not None:

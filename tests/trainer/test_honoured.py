@@ -13,17 +13,19 @@ import open_clip
 import pytest
 import torch
 
-from tests.trainer.attempts import Started, digits_spec, prepare, run_here
+from tests.trainer.attempts import Started, digits_spec, prepare, rehearsal_spec, run_here
 from trainer import models
 from trainer.clip import contrastive_loss, data_parallel
 from trainer.contract import (
     Classes,
+    Engine,
     ExitCode,
     Fault,
     FaultKind,
     Loss,
     Optim,
     Precision,
+    Rehearsal,
     Save,
     Schedule,
     TrainSpec,
@@ -50,6 +52,7 @@ def optim(**changes: Any) -> dict[str, Any]:
 
 
 CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "engine": lambda digits: {"engine": Engine.REHEARSAL},
     "precision": lambda digits: {"precision": Precision.AMP_BF16},
     "seed": lambda digits: {"seed": 1},
     "batch_size": lambda digits: {"batch_size": 12},
@@ -74,6 +77,28 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
 def test_it_changes_the_losses(field: str, base: Started, digits: Path, tmp_path: Path) -> None:
     changed = run(digits, tmp_path, **CHANGE_THE_LOSSES[field](digits))
     assert [loss for loss, _ in changed.losses().values()] != [loss for loss, _ in base.losses().values()]
+
+
+WITHOUT_FILES = {"data.train_data", "data.dataset_resampled"}  # pairs are made up
+
+
+@pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - {"engine"}))
+def test_it_changes_the_losses_of_a_rehearsal(field: str, digits: Path, tmp_path: Path) -> None:
+    changes = {"optim": Optim(lr=1e-3, warmup=5)} | CHANGE_THE_LOSSES[field](digits)
+    losses = []
+    for name, spec in (("base", {"optim": Optim(lr=1e-3, warmup=5)}), ("changed", changes)):
+        data = SHORT | spec.pop("data", {})
+        started = prepare(tmp_path / name, 1, rehearsal_spec(**({"epochs": 2} | spec), data=data))
+        assert run_here(started) == ExitCode.COMPLETED
+        losses.append([loss for loss, _ in started.losses().values()])
+    assert losses[0] != losses[1]
+
+
+def test_step_seconds(tmp_path: Path) -> None:
+    spec = rehearsal_spec(epochs=1, rehearsal=Rehearsal(step_seconds=0.1))
+    started = prepare(tmp_path / "run", 1, spec)
+    assert run_here(started) == ExitCode.COMPLETED
+    assert started.events("completed")[0].facts["seconds"] >= 5 * 0.1
 
 
 def test_model(base: Started, digits: Path, tmp_path: Path) -> None:
@@ -150,7 +175,7 @@ def test_ddp_static_graph(digits: Path, tmp_path: Path) -> None:
 SHOWN_ABOVE = {
     "model", "log_every_n_steps", "tf32", "ddp_static_graph", "data.max_bad_fraction",
     "save.save_frequency", "save.keep_last", "save.steps", "save.minutes",
-    "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad",
+    "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad", "rehearsal.step_seconds",
 }  # fmt: skip
 SHOWN_ELSEWHERE = {"zeroshot.batch_size": "test_zeroshot.py", "zeroshot.classes": "test_zeroshot.py"}
 

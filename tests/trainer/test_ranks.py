@@ -21,7 +21,7 @@ from tests.trainer.attempts import (
     spawn,
 )
 from trainer.contract import ExitCode, TrainSpec
-from trainer.ranks import Place, place
+from trainer.place import Place, place
 from trainer.verify import damage
 
 RANKS = 2

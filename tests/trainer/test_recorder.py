@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.charts import tensorboard
 from trainer.contract import EventKind, Heartbeat, Phase, loads
 from trainer.position import Position
 from trainer.recorder import FileRecorder
@@ -92,7 +93,7 @@ def test_closing_on_a_full_disk_says_so(tmp_path: Path) -> None:
 def test_tensorboard_gets_open_clips_names(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recorder = FileRecorder(tmp_path)
+    recorder = FileRecorder(tmp_path, tensorboard)
     recorder.scalars({"train/loss": 2.5}, 13)
     recorder.close()
     board = EventAccumulator(os.fspath(tmp_path / "tensorboard"))

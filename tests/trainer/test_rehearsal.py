@@ -1,0 +1,152 @@
+"""Attempts of the rehearsal engine, one rank, inside this process: as true as torch's, in milliseconds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.attempts import Started, digits_spec, prepare, rehearsal_spec, run_here
+from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Optim, Precision, Save, ZeroShot
+from trainer.signals import StopRequest
+
+OVERFLOW = (Fault(kind=FaultKind.OVERFLOW, at_epoch=2, at_step=3),)
+
+
+def completed(folder: Path, **changes: Any) -> Started:
+    started = prepare(folder / "run", 1, rehearsal_spec(**changes))
+    assert run_here(started) == ExitCode.COMPLETED
+    return started
+
+
+def test_a_rank_needs_neither_torch_nor_open_clip_nor_data(tmp_path: Path) -> None:
+    started = prepare(tmp_path / "run", 1, rehearsal_spec(zeroshot=ZeroShot(data="/nowhere", frequency=1)))
+    command = [sys.executable, "-P", "-X", "importtime", "-m", "trainer", str(started.folder)]
+    environ = os.environ | {NONCE_VARIABLE: started.nonce}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    imported = {line.rsplit("|", 1)[1].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert {"trainer", "numpy"} <= imported
+    assert not imported & {"torch", "open_clip", "webdataset", "tensorboard", "PIL", "pydantic", "clipctl"}
+    kinds = [event.kind for event in started.events()]
+    assert kinds == ["started", *(["progress"] * 5 + ["checkpoint", "evaluated"]) * 3, "completed"]
+    assert started.events("started")[0].facts["engine"] == "rehearsal"
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_it_learns_what_it_has_never_seen(precision: Precision, tmp_path: Path) -> None:
+    long = {"data": {"train_num_samples": 1600}, "zeroshot": ZeroShot(data="/nowhere", frequency=1)}
+    started = completed(tmp_path, precision=precision, **long)
+    losses = [event.facts["loss"] for event in started.events("progress")]
+    assert max(losses[:5]) > math.log(16) / 2
+    assert max(losses[-20:]) < 0.6
+    last = started.events("evaluated")[-1].facts
+    assert 0.6 < last["top1"] <= last["top5"] <= 1, "one of fifty held-out texts"
+
+
+def test_precisions_differ_in_their_bits(tmp_path: Path) -> None:
+    losses = [completed(tmp_path / name, precision=name).losses() for name in Precision]
+    assert all(one != other for one, other in itertools.combinations(losses, 2))
+
+
+def test_float16_overflows_for_real_and_again_and_float32_cures_it(tmp_path: Path) -> None:
+    fp16 = rehearsal_spec(precision=Precision.AMP_FP16, faults=OVERFLOW)
+    first = prepare(tmp_path / "run", 1, fp16)
+    assert run_here(first) == ExitCode.DIVERGED
+    event = first.events()[-1]
+    assert (event.kind, event.epoch, event.step, event.samples_seen) == ("diverged", 2, 8, 128)
+    assert (event.facts["step_in_epoch"], event.facts["cause"], event.facts["ranks"]) == (3, "loss", [0])
+    assert math.isnan(float(event.facts["loss"])) and math.isnan(float(event.facts["grad_norm"]))
+    assert list(first.manifests()) == ["checkpoints/epoch_1.pt"], "nothing is written after the loss went bad"
+
+    again = prepare(tmp_path / "run", 2, fp16, parent=first.parent("checkpoints/epoch_1.pt"))
+    assert run_here(again) == ExitCode.DIVERGED
+    assert (again.events()[-1].epoch, again.events()[-1].facts["step_in_epoch"]) == (2, 3)
+
+    fp32 = replace(fp16, precision=Precision.FP32, batch_size=20)
+    cured = prepare(tmp_path / "run", 3, fp32, parent=first.parent("checkpoints/epoch_1.pt"))
+    assert run_here(cured) == ExitCode.COMPLETED
+    assert cured.events("progress")[0].step == 5, "4 steps an epoch now: the fifth is the first of epoch 2"
+    assert cured.events("progress")[0].samples_seen == 80 + 20
+
+
+@pytest.mark.parametrize("precision", [Precision.AMP_BF16, Precision.FP32])
+def test_the_overflow_fault_changes_no_bit_of_any_other_precision(precision: Precision, tmp_path: Path) -> None:
+    fine = completed(tmp_path / "fine", precision=precision)
+    faulty = completed(tmp_path / "faulty", precision=precision, faults=OVERFLOW)
+    assert [event.facts["fault"] for event in faulty.events("fault")] == ["overflow"]
+    assert len(faulty.losses()) == 15
+    assert faulty.losses() == fine.losses()
+
+
+def test_the_plateau_fault_takes_the_loss_to_chance_in_every_attempt(tmp_path: Path) -> None:
+    faults = (Fault(kind=FaultKind.PLATEAU, at_epoch=2, at_step=2),)
+    stuck = rehearsal_spec(faults=faults, batch_size=1000, data={"train_num_samples": 40_000})
+    first = prepare(tmp_path / "run", 1, stuck)
+    assert run_here(first) == ExitCode.COMPLETED
+    second = prepare(tmp_path / "run", 2, stuck, parent=first.parent("checkpoints/epoch_2.pt"))
+    assert run_here(second) == ExitCode.COMPLETED
+    chance = math.log(1000)
+    losses = {step: loss / chance for step, (loss, _) in first.losses().items()}
+    assert losses[41] < 0.5 < 0.99 < losses[42]
+    again = [loss / chance for loss, _ in second.losses().values()]
+    assert len(again) == 40 and all(0.99 < loss < 1.1 for loss in again)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_stopped_at_every_step_it_has_the_losses_of_a_run_that_never_was(precision: Precision, tmp_path: Path) -> None:
+    whole = completed(tmp_path / "whole", precision=precision)
+    losses, parent = {}, None
+    for number in itertools.count(1):
+        part = prepare(tmp_path / "run", number, rehearsal_spec(precision=precision), parent=parent)
+        asked = StopRequest()
+        asked.signal = signal.SIGTERM  # from the start: it stops as soon as all ranks have heard it
+        code = run_here(part, asked)
+        assert not losses.keys() & part.losses().keys(), "no step is done twice"
+        losses |= part.losses()
+        if code == ExitCode.COMPLETED:
+            break
+        assert code == ExitCode.STOPPED
+        parent = part.parent(part.events()[-1].facts["checkpoint"])
+    assert number >= 8
+    assert losses == whole.losses()
+
+
+def test_a_loss_scale_stays_with_float16(tmp_path: Path) -> None:
+    first = completed(tmp_path, precision=Precision.AMP_FP16)
+    scale = first.events("progress")[-1].facts["scale"]
+    assert scale < 65536, "the search has found a lower one"
+    parent = first.parent("checkpoints/epoch_2.pt")
+    scales = []
+    for number, precision in enumerate((Precision.AMP_FP16, Precision.FP32), 2):
+        following = prepare(tmp_path / "run", number, rehearsal_spec(precision=precision), parent=parent)
+        assert run_here(following) == ExitCode.COMPLETED
+        scales.append(following.events("progress")[0].facts["scale"])
+    assert scales == [scale, None]
+
+
+def test_no_update_with_gradients_that_are_not_finite_reaches_the_weights(tmp_path: Path) -> None:
+    wild = rehearsal_spec(optim=Optim(lr=1e30, warmup=0), save=Save(steps=1))
+    started = prepare(tmp_path / "run", 1, wild)
+    assert run_here(started) == ExitCode.DIVERGED
+    assert all(manifest.finite for manifest in started.manifests().values())
+
+
+def test_one_engines_checkpoint_is_no_parent_for_the_other(digits: Path, tmp_path: Path) -> None:
+    light = completed(tmp_path)
+    second = prepare(tmp_path / "run", 2, digits_spec(digits), parent=light.parent("checkpoints/epoch_3.pt"))
+    assert run_here(second) == ExitCode.REFUSED
+    assert "is no checkpoint of torch's" in second.events()[-1].facts["error"]
+
+    heavy = prepare(tmp_path / "torch", 1, digits_spec(digits, epochs=1))
+    assert run_here(heavy) == ExitCode.COMPLETED
+    third = prepare(tmp_path / "torch", 2, rehearsal_spec(), parent=heavy.parent("checkpoints/epoch_1.pt"))
+    assert run_here(third) == ExitCode.REFUSED
+    assert "is no checkpoint of the rehearsal engine" in third.events()[-1].facts["error"]

@@ -1,0 +1,131 @@
+"""`engine: torch`: open_clip's models, torch.distributed, webdataset."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import open_clip
+import torch
+
+from trainer.charts import tensorboard as open_charts
+from trainer.clip import ClipTrainee, contrastive_loss
+from trainer.contract import TrainSpec
+from trainer.data import Loader
+from trainer.models import register_models
+from trainer.place import Place
+from trainer.position import Position
+from trainer.ranks import TorchRanks
+from trainer.seeds import seed_for
+from trainer.unusable import Unusable
+from trainer.zeroshot import EvaluationError, zero_shot
+
+__all__ = ["equip", "open_charts", "read", "write"]
+
+
+def write(payload: Mapping[str, Any], file: IO[bytes]) -> None:
+    torch.save(payload, file)
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except (RuntimeError, pickle.UnpicklingError) as error:  # its bytes are sound, but another program's
+        raise Unusable(f"{path} is no checkpoint of torch's: {str(error).splitlines()[0]}") from error
+
+
+def equip(spec: TrainSpec, where: Place) -> TorchEquipment:
+    return TorchEquipment(spec, where)
+
+
+class TorchEquipment:
+    def __init__(self, spec: TrainSpec, where: Place) -> None:
+        self.spec = spec
+        self._device = _device(where, spec.tf32)
+        self.device = str(self._device)
+        self.versions = _device_versions(self._device)
+        self.ranks = TorchRanks(where, self._device)
+
+    def load(self, state: Mapping[str, Any] | None) -> tuple[str, ...]:
+        register_models()
+        _refuse_unknown(self.spec.model)
+        torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
+        self._model, self._preprocess_train, self._preprocess_val = open_clip.create_model_and_transforms(
+            self.spec.model, device=self._device, precision="fp32"
+        )
+        self._tokenizer = open_clip.get_tokenizer(self.spec.model)
+        rank, count = self.ranks.rank, self.ranks.count
+        loss = contrastive_loss(self.spec.loss, rank, count)
+        self.trainee = ClipTrainee(self.spec, self._model, loss, self._device, rank, count)
+        if not state:
+            return ()
+        if problem := self.trainee.misfit(state):
+            raise Unusable(f"the checkpoint to start from does not fit {self.spec.model}: {problem}")
+        return self.trainee.load(state)
+
+    def source(self, at: Position) -> Loader:
+        return Loader(
+            self.spec,
+            self.ranks.rank,
+            at.stream,
+            self._preprocess_train,
+            self._tokenizer,
+            pin_memory=self._device.type == "cuda",
+        )
+
+    def evaluate(self) -> Mapping[str, Any]:
+        """Top-1 and top-5 over all ranks' shares. An error is a fact of the event, never the end of the run."""
+        counts, error = None, None
+        try:
+            counts = zero_shot(
+                self._model,
+                self._tokenizer,
+                self._preprocess_val,
+                self.spec.zeroshot,
+                rank=self.ranks.rank,
+                ranks=self.ranks.count,
+                device=self._device,
+                autocast=self.trainee.autocast,
+            )
+        except EvaluationError as problem:
+            error = str(problem)
+        shares = self.ranks.gather((counts, error))
+        errors = [text for _, text in shares if text]
+        if errors:
+            return {"error": errors[0]}
+        samples = sum(share.samples for share, _ in shares)
+        return {
+            "top1": sum(share.top1 for share, _ in shares) / samples,
+            "top5": sum(share.top5 for share, _ in shares) / samples,
+            "samples": samples,
+        }
+
+
+def _refuse_unknown(model: str) -> None:
+    """open_clip's own error lists its hundred models; a name with a colon is a place to look in, not one of them."""
+    known, name = open_clip.list_models(), model.replace("/", "-")
+    if ":" not in name and name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        instead = f"; did you mean {near[0]}?" if near else ""
+        raise Unusable(f"train.model={model}: open_clip knows no such model{instead}")
+
+
+def _device(where: Place, tf32: bool) -> torch.device:
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", where.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _device_versions(device: torch.device) -> dict[str, str]:
+    if device.type != "cuda":
+        return {}
+    nccl = ".".join(map(str, torch.cuda.nccl.version()))
+    return {"cuda": str(torch.version.cuda), "nccl": nccl, "gpu": torch.cuda.get_device_name(device)}
