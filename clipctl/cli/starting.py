@@ -103,7 +103,7 @@ def render(what: What, name: Name = None, cluster: ClusterName = None, sets: Set
     """Print the job script. Byte for byte what a launch submits, but for the run's id and the job's nonce."""
     from clipctl.ops import launch as operation
 
-    write(operation.script(operation.plan(what, sets=sets or (), name=name, cluster=cluster)))
+    write(operation.script(what, sets=sets or (), name=name, cluster=cluster))
 
 
 def _plan_lines(plan: LaunchPlan) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,11 +154,19 @@ def _new_folder(folder: RunFolder, spec: str) -> None:
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _created(folder.run, spec) and (folder.decisions.exists() or folder.run.read_text("utf-8") != spec):
-            raise Refused(f"{folder.path} is in use already", hint="choose another --name, or another root")
+            raise Refused(f"{folder.path} is in use already", hint=_instead_of(folder))
         contract.sync_folder(folder.path.parent)
     except OSError as error:
         look = f"ls -ld {folder.path.parent}"
         raise Unavailable(f"{folder.path}: {error.strerror}; nothing was launched", look) from error
+
+
+def _instead_of(folder: RunFolder) -> str:
+    """A launch that was killed before its commit leaves a folder that no store knows, and from which nothing ran."""
+    if (folder.path / "jobs").exists():
+        return "choose another --name, or another root"
+    there = shlex.quote(str(folder.path))
+    return f"choose another --name; nothing was ever submitted from there, so this helps too: mv {there} {there}.old"
 
 
 def _created(path: Path, text: str) -> bool:

@@ -46,14 +46,19 @@ def plan(argument: str, *, sets: Sequence[str], name: str | None, cluster: str |
     spec = resolve(argument, sets=sets, name=name, cluster=cluster)
     prepare = _digits_folder(spec)
     problems = [] if prepare else list(missing_data(spec))
+    if problems := [*problems, *_missing_root(spec)]:
+        raise InvalidSpec(tuple(problems))
+    return LaunchPlan(start=_start(spec), prepare=prepare)
+
+
+def _missing_root(spec: RunSpec) -> list[str]:
+    return [] if spec.root else ["root: is missing: a folder that all nodes see; for example root=/p/scratch/me"]
+
+
+def _start(spec: RunSpec) -> execute.Start:
     if spec.root is None:
-        problems.append("root: is missing: a folder that all nodes see; for example root=/p/scratch/me")
-        raise InvalidSpec(tuple(problems))
-    if problems:
-        raise InvalidSpec(tuple(problems))
-    folder = RunFolder.of(spec.root, spec.name)
-    start = execute.Start(spec=spec, cluster=load_cluster(spec.cluster), folder=folder)
-    return LaunchPlan(start=start, prepare=prepare)
+        raise InvalidSpec(tuple(_missing_root(spec)))
+    return execute.Start(spec=spec, cluster=load_cluster(spec.cluster), folder=RunFolder.of(spec.root, spec.name))
 
 
 def _digits_folder(spec: RunSpec) -> Path | None:
@@ -79,7 +84,11 @@ def launch(plan: LaunchPlan, *, actor: str, store: Store, backend: Backend, cloc
     return execute.begin(plan.start, actor=actor, store=store, backend=backend, clock=clock)
 
 
-def script(plan: LaunchPlan) -> str:
-    """What would be submitted. Run id, nonce and time exist only once it is: they are shown as zeros."""
-    identity = JobIdentity(run=plan.spec.name, run_id="00000000", attempt=1, nonce="0" * 16, submitted_at=0.0)
-    return execute.script_of(plan.start, identity)
+def script(argument: str, *, sets: Sequence[str], name: str | None, cluster: str | None) -> str:
+    """What would be submitted, also where the data is not. Run id, nonce and time exist only once it is: zeros here.
+
+    NotFound, InvalidSpec as `plan`.
+    """
+    spec = resolve(argument, sets=sets, name=name, cluster=cluster)
+    identity = JobIdentity(run=spec.name, run_id="00000000", attempt=1, nonce="0" * 16, submitted_at=0.0)
+    return execute.script_of(_start(spec), identity)

@@ -105,6 +105,12 @@ def test_render_prints_a_script_that_bash_can_read(clipctl: Clipctl):
     subprocess.run(["bash", "-n"], input=said.out, text=True, check=True)
 
 
+def test_a_script_can_be_looked_at_where_the_data_is_not(clipctl: Clipctl):
+    said = clipctl("render", "demo", "--set", "train.data.train_data=/elsewhere/{0..3}.tar")
+    assert (said.code, said.err) == (ExitStatus.OK, "")
+    assert said.out.startswith("#!")
+
+
 def test_render_is_a_function_of_its_arguments(clipctl: Clipctl):
     assert clipctl("render", "demo") == clipctl("render", "demo")
 

@@ -43,10 +43,10 @@ class Desk:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def clipctl(self, *arguments: str) -> Said:
+    def clipctl(self, *arguments: str, patience: float = PATIENCE) -> Said:
         command = [sys.executable, "-m", "clipctl", *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=patience, check=False
         )
         return Said(done.returncode, done.stdout, done.stderr)
 

@@ -151,6 +151,23 @@ def test_settings_come_from_the_spec_and_not_from_the_file_and_the_difference_is
     assert "eps 0.001 as specified, not 1e-06 as saved" in said
 
 
+def test_the_loss_scale_goes_on_in_float16_and_nowhere_else(whole: Started, digits: Path, tmp_path: Path) -> None:
+    import torch
+
+    state = torch.load(whole.folder / "checkpoints/epoch_2.pt")
+    state["scaler"] = torch.amp.GradScaler("cpu", init_scale=512.0).state_dict()
+    torch.save(state, tmp_path / "epoch_2.pt")
+    scales, kept = {}, {}
+    for precision in Precision:
+        parent = Parent(path=str(tmp_path / "epoch_2.pt"))
+        started = prepare(tmp_path / precision, 1, digits_spec(digits, precision=precision), parent=parent)
+        assert run_here(started) == ExitCode.COMPLETED
+        scales[precision] = started.events("progress")[0].facts["scale"]
+        kept[precision] = "scaler" in torch.load(started.folder / "checkpoints/epoch_3.pt")
+    assert scales == {Precision.AMP_FP16: 512.0, Precision.AMP_BF16: None, Precision.FP32: None}
+    assert kept == {Precision.AMP_FP16: True, Precision.AMP_BF16: False, Precision.FP32: False}
+
+
 def test_an_epoch_is_on_disk_before_it_is_evaluated_and_a_failed_evaluation_costs_nothing(
     digits: Path, tmp_path: Path
 ) -> None:

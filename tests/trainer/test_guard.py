@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,14 @@ def test_in_float16_a_scale_below_one_ends_the_run() -> None:
 def test_a_good_step_in_between_breaks_the_series() -> None:
     bad = [step(n, loss=NAN, norm=NAN, scale=1024.0) for n in range(LOSS_PATIENCE - 1)]
     assert verdicts(Guard(), *bad, step(9, scale=1024.0), *bad) == [None] * (2 * len(bad) + 1)
+
+
+def test_the_loss_of_a_step_is_that_of_all_ranks() -> None:
+    """With local losses each rank scores its own slice: rank 0's says little about the others'."""
+    uneven = replace(step(1), losses=(1.0, 4.0))
+    assert uneven.loss == 2.5
+    assert replace(uneven, losses=(1.0, NAN)).loss_is_finite is False
+    assert math.isnan(replace(uneven, losses=(1.0, NAN)).loss)
 
 
 def test_the_ranks_whose_own_forward_pass_was_not_finite_are_named() -> None:

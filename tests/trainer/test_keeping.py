@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.checkpoints import Saved, name_of, removable
 from trainer.contract import CheckpointManifest, Precision, Stream
 from trainer.position import Position
 from trainer.schedule import Geometry
+from trainer.verify import damage, read_manifest
 
 GEOMETRY = Geometry(train_num_samples=1000, batch_size=10, ranks=1, workers=1)
 
@@ -74,3 +78,23 @@ def test_of_step_files_the_newest_two_of_this_attempt_stay() -> None:
 def test_names_are_open_clips_for_epochs_and_stand_apart_for_steps() -> None:
     assert name_of(Position(GEOMETRY, epochs_done=68)) == "checkpoints/epoch_68.pt"
     assert name_of(Position(GEOMETRY, epochs_done=68, step_in_epoch=7)) == "steps/step_6807.pt"
+
+
+def test_kill_9_at_any_moment_of_a_save_leaves_whole_checkpoints_only(
+    tmp_path: Path, soak: Callable[[int, int], int]
+) -> None:
+    """Nothing that is called a checkpoint is half a one, for us by its manifest and for open_clip by its name."""
+    folder = tmp_path / "attempts" / "1"
+    folder.mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, "-m", "tests.trainer.savers", str(folder), str(soak(20, 1000))],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        timeout=600,
+    )
+    files = list(folder.glob("*/*.pt"))
+    assert files
+    for path in files:
+        assert damage(path, read_manifest(path)) is None
+    assert {path.with_suffix("") for path in folder.glob("*/*.json")} <= set(files)
+    assert list(folder.glob("*/*.pt.tmp")), "one at least was cut off while it wrote"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.trainer.attempts import PATIENCE, digits_spec, prepare, run_here
 from trainer.contract import ExitCode, Parent
@@ -22,12 +23,19 @@ main(sys.argv[1:])
 """
 
 
+def scalars(folder: Path) -> set[str]:
+    """What TensorBoard would show."""
+    board = EventAccumulator(os.fspath(folder))
+    board.Reload()
+    return set(board.Tags()["scalars"])
+
+
 def open_clip_train(folder: Path, digits: Path, *options: str) -> str:
     """Epochs of 5 steps of 16, alone on the CPU, into folder/logs/theirs; returns its log."""
     arguments = (
         f"--model ViT-digits-32 --device cpu --precision fp32 --train-data {digits}/train-{{000000..000007}}.tar "
         "--dataset-type webdataset --dataset-resampled --train-num-samples 80 --batch-size 16 --workers 1 "
-        f"--lr 1e-3 --warmup 5 --logs {folder}/logs --name theirs --log-every-n-steps 1"
+        f"--lr 1e-3 --warmup 5 --logs {folder}/logs --name theirs --log-every-n-steps 1 --report-to tensorboard"
     )
     command = [sys.executable, "-c", OPEN_CLIP_TRAIN, *arguments.split(), *options]
     done = subprocess.run(
@@ -56,4 +64,5 @@ def test_a_checkpoint_of_ours_resumes_in_open_clip_train_and_one_of_its_own_in_o
     assert second.events("progress")[0].samples_seen == 176
     assert "samples seen are computed" in second.events("notice")[0].facts["text"]
     updates = torch.load(second.folder / "checkpoints/epoch_3.pt")["optimizer"]["state"].values()
+    assert scalars(second.folder / "tensorboard") == scalars(tmp_path / "logs/theirs/tensorboard")
     assert {float(state["step"]) for state in updates} == {15.0}, "moments went both ways: 5 ours, 5 theirs, 5 ours"
