@@ -23,8 +23,8 @@ def diagnose(evidence: Evidence, limits: Limits, *, now: float) -> Incident | No
         return None
     if evidence.cancel_requested:
         detail = "cancelled" if evidence.final else "cancelled before the trainer's last word"
-        lines = (_where(evidence.final, evidence.final.kind),) if evidence.final else ()
-        return _incident(evidence, IncidentKind.CANCELLED_BY_USER, detail, at=evidence.final, lines=lines)
+        said = _word_lines(evidence)
+        return _incident(evidence, IncidentKind.CANCELLED_BY_USER, detail, at=evidence.final, lines=said)
     if (verdict := _verdict(evidence)) is not None:
         kind, detail = verdict
         lines = (*_scheduler_lines(evidence), *_word_lines(evidence), *evidence.log_tail)
@@ -96,9 +96,8 @@ def _scheduler_lines(evidence: Evidence) -> tuple[str, ...]:
     nodes = f" on {job.nodes}" if job.nodes else ""
     code = f", exit code {job.exit_code}" if job.exit_code else ""
     preempted = next((report for report in (job, at_exit) if report and report.preempted_at is not None), None)
-    return (f"scheduler: job {job.scheduler_id} {job.state}{nodes}{code}",) + (
-        (f"scheduler: PreemptTime {preempted.preempted_at:.0f} (seconds since 1970)",) if preempted else ()
-    )
+    line = f"scheduler: job {job.scheduler_id} {job.state}{nodes}{code}"
+    return (line, "scheduler: it has a PreemptTime") if preempted else (line,)
 
 
 def _word_lines(evidence: Evidence) -> tuple[str, ...]:

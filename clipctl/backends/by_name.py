@@ -10,9 +10,8 @@ def backend_for(scheduler: str, limits: Limits) -> Backend:
     """Imports only the one that is asked for: `status` pays for no other."""
     if scheduler == "slurm":
         from clipctl.backends.slurm import SlurmBackend
-        from clipctl.backends.transport import Here
 
-        return SlurmBackend(Here(), limits)
+        return SlurmBackend(limits)
     from clipctl.backends.local import LocalBackend
 
     return LocalBackend()

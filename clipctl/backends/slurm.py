@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipctl.backends import slurm_codec as codec
-from clipctl.backends.comparison import differences, directives
+from clipctl.backends.comparison import differences
 from clipctl.backends.slurm_codec import Row
 from clipctl.backends.transport import NOT_FOUND, Completed, Here, Transport, with_only
+from clipctl.directives import parse_directives
 from clipctl.domain import (
     Accepted,
     JobHandle,
@@ -66,7 +67,7 @@ class SlurmBackend:
         if not isinstance(answer, Accepted):
             return answer
         shown = self._run(["scontrol", "show", "job", "--oneliner", answer.scheduler_id])
-        told = directives(script.read_text(encoding="utf-8"))
+        told = parse_directives(script.read_text(encoding="utf-8"))
         return replace(answer, differences=differences(told, shown.out)) if shown.code == 0 else answer
 
     # --- look -------------------------------------------------------------------------------------------

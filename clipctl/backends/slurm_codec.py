@@ -174,6 +174,22 @@ def _report(cells: dict[str, str]) -> JobReport:
     )
 
 
+def shown(text: str, nonce: str) -> JobReport | None:
+    """A job as `scontrol show job --oneliner` has it; None: that is no such text. Its times are the site's own."""
+    found = fields(text)
+    if "JobId" not in found or "JobState" not in found:
+        return None
+    preempted = found.get("PreemptTime", "None")
+    return JobReport(
+        nonce=nonce,
+        scheduler_id=found["JobId"],
+        state=_state(found["JobState"]),
+        raw=found["JobState"],
+        nodes="" if found.get("NodeList", "(null)") == "(null)" else found["NodeList"],
+        preempted_at=_local_time(preempted),
+    )
+
+
 # --- whose job it is --------------------------------------------------------------------------------
 
 
@@ -236,6 +252,14 @@ def _time(text: str) -> float | None:
     """None: N/A, Unknown, NONE."""
     number = _number(text)
     return float(number) if number else None
+
+
+def _local_time(text: str) -> float | None:
+    """None: None, N/A, Unknown."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
 
 
 def _code(text: str) -> str:

@@ -12,7 +12,7 @@ from clipctl.cli.words import clean, columns, count, duration, note, number, pai
 
 if TYPE_CHECKING:
     from clipctl.ops.logs import Line
-    from clipctl.ops.read import CheckpointView, RunView, StatusView
+    from clipctl.ops.read import CheckpointView, JobView, RunView, StatusView
 
 LONGEST_DETAIL = 160  # characters of an error; its evidence has the whole
 NAME_WIDTH = 24  # of 80 columns; a longer name has a line of its own
@@ -127,7 +127,8 @@ def _one(run: RunView, now: float) -> list[str]:
                 ("ETA", duration(at.eta_seconds) if at.eta_seconds is not None else ""),
                 ("phase", run.phase or ""),
                 ("heard", alive),
-                ("job", f"{run.job.scheduler_id or '?'} {run.job.state}" if run.job and run.job.live else ""),
+                ("job", _job(run.job, now) if run.job and run.job.live else ""),
+                ("nodes", run.job.nodes if run.job and run.job.live else ""),
                 ("checkpoint", run.last_checkpoint.path if run.last_checkpoint else ""),
                 ("incident", incident_line(run)),
             ]
@@ -137,6 +138,15 @@ def _one(run: RunView, now: float) -> list[str]:
     lines += [f"      {clean(text)}" for text in evidence]
     lines += [f"  {text}" for text in remarks(run) if text != incident_line(run) and not text.startswith("next: ")]
     return [*lines, f"  next: {run.next}"]
+
+
+def _job(job: JobView, now: float) -> str:
+    text = f"{job.scheduler_id or '?'} {job.state}"
+    if job.expected_start is not None:
+        text += f", may start {time.strftime('%Y-%m-%d %H:%M', time.localtime(job.expected_start))} (an estimate)"
+    if job.ends_at is not None:
+        text += f", {duration(max(0.0, job.ends_at - now))} left"
+    return text
 
 
 @app.command()

@@ -8,18 +8,21 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipctl.backends.transport import Here
 from clipctl.domain import JobIdentity
 from clipctl.errors import InvalidSpec, Refused
 from clipctl.layout import RunFolder
 from clipctl.ops import execute
 from clipctl.ops.clock import Clock
-from clipctl.spec import RunSpec, load_cluster, missing_data, resolve
+from clipctl.site import preflight, slurm
+from clipctl.spec import Cluster, RunSpec, cluster_of, default_cluster, load_cluster, missing_data, resolve
 from trainer.schedule import Geometry, learning_rate
 
 if TYPE_CHECKING:
     from clipctl.backends import Backend
     from clipctl.store.writer import Store
 
+ROOT_TO_COME = Path("/the/root/that/all/nodes/see")  # in a script that is only looked at
 DIGITS_SHARDS, DIGITS_TEST = "train-{000000..000007}.tar", "test.tar"  # what `clipctl data digits` writes
 
 
@@ -43,22 +46,28 @@ class LaunchPlan:
 
 def plan(argument: str, *, sets: Sequence[str], name: str | None, cluster: str | None) -> LaunchPlan:
     """NotFound, or InvalidSpec with every mistake: of the spec, or else of what this machine lacks for it."""
-    spec = resolve(argument, sets=sets, name=name, cluster=cluster)
+    spec = resolve(argument, sets=sets, name=name, cluster=cluster, fallback=cluster_here)
+    profile = load_cluster(spec.cluster)
     prepare = _digits_folder(spec)
     problems = [] if prepare else list(missing_data(spec))
-    if problems := [*problems, *_missing_root(spec)]:
-        raise InvalidSpec(tuple(problems))
-    return LaunchPlan(start=_start(spec), prepare=prepare)
+    if profile.scheduler == "slurm":
+        problems += preflight.problems(spec, profile, slurm.ask(Here()))
+    if problems:
+        raise InvalidSpec(tuple(problems), f"clipctl doctor {argument} --cluster {spec.cluster}")
+    return LaunchPlan(start=_start(spec, profile), prepare=prepare)
 
 
-def _missing_root(spec: RunSpec) -> list[str]:
-    return [] if spec.root else ["root: is missing: a folder that all nodes see; for example root=/p/scratch/me"]
+def cluster_here() -> str | None:
+    """What the user's config names; else the profile for this machine's Slurm, by its ClusterName."""
+    if (named := default_cluster()) is not None:
+        return named
+    site = slurm.ask(Here())
+    return cluster_of(site.cluster_name) if site else None
 
 
-def _start(spec: RunSpec) -> execute.Start:
-    if spec.root is None:
-        raise InvalidSpec(tuple(_missing_root(spec)))
-    return execute.Start(spec=spec, cluster=load_cluster(spec.cluster), folder=RunFolder.of(spec.root, spec.name))
+def _start(spec: RunSpec, cluster: Cluster) -> execute.Start:
+    assert spec.root is not None  # a local run has one by itself, and any other was refused without
+    return execute.Start(spec=spec, cluster=cluster, folder=RunFolder.of(spec.root, spec.name))
 
 
 def _digits_folder(spec: RunSpec) -> Path | None:
@@ -85,10 +94,12 @@ def launch(plan: LaunchPlan, *, actor: str, store: Store, backend: Backend, cloc
 
 
 def script(argument: str, *, sets: Sequence[str], name: str | None, cluster: str | None) -> str:
-    """What would be submitted, also where the data is not. Run id, nonce and time exist only once it is: zeros here.
+    """What would be submitted, also where neither data nor root are. Run id, nonce and time come with it: zeros here.
 
     NotFound, InvalidSpec as `plan`.
     """
-    spec = resolve(argument, sets=sets, name=name, cluster=cluster)
+    spec = resolve(argument, sets=sets, name=name, cluster=cluster, fallback=cluster_here)
+    if spec.root is None:
+        spec = spec.model_copy(update={"root": ROOT_TO_COME})
     identity = JobIdentity(run=spec.name, run_id="00000000", attempt=1, nonce="0" * 16, submitted_at=0.0)
-    return execute.script_of(_start(spec), identity)
+    return execute.script_of(_start(spec, load_cluster(spec.cluster)), identity)

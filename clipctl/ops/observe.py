@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from clipctl import journal
 from clipctl.backends import Backend
+from clipctl.backends.slurm_codec import shown
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
     ENDED_STATES,
@@ -125,6 +126,7 @@ def _evidence(
         observed=isinstance(answer, QueueSnapshot),
         submitted=job.answer is Answer.ACCEPTED,
         exit=exit_record,
+        at_exit=shown(exit_record.scheduler, job.identity.nonce) if exit_record else None,
         final=final,
         diverged=job.landmarks.diverged,
         progress=job.landmarks.progress,

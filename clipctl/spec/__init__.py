@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from clipctl.presets import cluster_names, preset_names
 from clipctl.spec.checks import missing_data
-from clipctl.spec.cluster import Cluster, load_cluster
+from clipctl.spec.cluster import Cluster, cluster_of, load_cluster
+from clipctl.spec.defaults import default_cluster
 from clipctl.spec.patch import Patch
 from clipctl.spec.resolve import diff, patch_of, patched, resolve
 from clipctl.spec.run import Resources, RunSpec
@@ -16,6 +17,8 @@ __all__ = [
     "Resources",
     "RunSpec",
     "cluster_names",
+    "cluster_of",
+    "default_cluster",
     "diff",
     "load_cluster",
     "missing_data",

@@ -32,6 +32,7 @@ class Cluster(Frozen):
     name: str
     scheduler: Literal["local", "slurm"]
     cluster_name: Annotated[str, Field(pattern=WORD)] | None = None  # Slurm's ClusterName, by which this is found
+    account_required: bool = False  # the site bills projects: a launch without slurm.account is refused
     slurm: SbatchOptions = SbatchOptions()  # of every run that does not say otherwise
     srun: Srun = Srun()
     gpus_per_node: Count | None = None
@@ -44,7 +45,7 @@ class Cluster(Frozen):
     limits: Limits = Limits()
 
 
-SLURM_ONLY = ("cluster_name", "slurm", "srun", "master_addr", "master_addr_suffix")
+SLURM_ONLY = ("cluster_name", "account_required", "slurm", "srun", "master_addr", "master_addr_suffix")
 
 
 def load_cluster(name: str) -> Cluster:
@@ -64,6 +65,11 @@ def load_cluster(name: str) -> Cluster:
     if problems:
         raise InvalidSpec(tuple(problem.line(origin_of(problem.path, origins)) for problem in problems))
     return cluster
+
+
+def cluster_of(cluster_name: str) -> str | None:
+    """The first profile for a Slurm of that ClusterName; None: there is none."""
+    return next((name for name in cluster_names() if load_cluster(name).cluster_name == cluster_name), None)
 
 
 def _own_variables(tree: Tree) -> Iterator[Problem]:

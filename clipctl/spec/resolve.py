@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,15 @@ HOME_VARIABLE = "${CLIPCTL_HOME}"
 FILE_ENDINGS = (".yaml", ".yml")
 
 
-def resolve(argument: str, *, sets: Sequence[str] = (), name: str | None = None, cluster: str | None = None) -> RunSpec:
-    """The spec that `launch ARGUMENT --set ... --name ... --cluster ...` means.
+def resolve(
+    argument: str,
+    *,
+    sets: Sequence[str] = (),
+    name: str | None = None,
+    cluster: str | None = None,
+    fallback: Callable[[], str | None] = lambda: None,
+) -> RunSpec:
+    """The spec that `launch ARGUMENT --set ... --name ... --cluster ...` means. `fallback`: a cluster where none says.
 
     An argument with `/` or a YAML ending is a file, anything else a preset. NotFound, or InvalidSpec: every mistake.
     """
@@ -34,7 +41,10 @@ def resolve(argument: str, *, sets: Sequence[str] = (), name: str | None = None,
     if _is_file(argument) and "name" not in stack[-1].tree:
         tree["name"] = file.stem  # not the name of what it extends: that is another run
     patch = patch_of(sets) | {key: value for key, value in (("name", name), ("cluster", cluster)) if value is not None}
-    return _settled(changed(tree, patch), _without(origins, leaves(patch)))
+    tree = changed(tree, patch)
+    if tree.get("cluster") is None and (found := fallback()) is not None:
+        tree["cluster"] = found
+    return _settled(tree, _without(origins, leaves(patch)))
 
 
 def patched(spec: RunSpec, patch: Patch) -> RunSpec:

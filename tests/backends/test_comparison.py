@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipctl.backends.comparison import differences, directives
+from clipctl.backends.comparison import differences
+from clipctl.directives import parse_directives as directives
 
 SCRIPT = """#!/bin/bash
 # not a directive

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from clipctl import journal
+from clipctl.backends.slurm_codec import shown
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
     ENDED_STATES,
@@ -138,6 +139,7 @@ def _evidence(
         observed=isinstance(queue, QueueSnapshot),
         submitted=job.answer is Answer.ACCEPTED,
         exit=written.exit,
+        at_exit=shown(written.exit.scheduler, job.identity.nonce) if written.exit else None,
         final=written.landmarks.final,
         diverged=written.landmarks.diverged,
         progress=written.landmarks.progress,

@@ -7,13 +7,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clipctl.domain import CANCELS, AttemptRecord, CheckpointRecord, CheckpointState, IncidentKind, RunState
+from clipctl.domain import (
+    CANCELS,
+    AttemptRecord,
+    CheckpointRecord,
+    CheckpointState,
+    IncidentKind,
+    JobState,
+    RunState,
+)
 from clipctl.errors import Damaged
 from clipctl.journal import Files
 from clipctl.layout import RunFolder
 from clipctl.ops.read import advice
 from clipctl.ops.read.look import Look, Queue, look, stored
 from clipctl.ops.read.shapes import CheckpointView, JobView, Progress, RunView
+from clipctl.reasons import waiting
 from clipctl.store import views
 from clipctl.store.records import JobRecord, RunRecord
 from trainer.contract import Event
@@ -65,6 +74,7 @@ def run_seen(
 def job_view(job: JobRecord, found: Look | None = None) -> JobView:
     report = found.report if found else job.report
     state = found.job_state if found else job.state
+    reason = waiting(report) if report else None
     return JobView(
         nonce=job.identity.nonce,
         scheduler_id=report.scheduler_id if report else job.scheduler_id,
@@ -73,6 +83,11 @@ def job_view(job: JobRecord, found: Look | None = None) -> JobView:
         live=job.live and not (found and found.over),
         submitted_at=job.identity.submitted_at,
         cancel_requested=job.cancel_requested,
+        waits=reason.text if reason else "",
+        never_runnable=reason is not None and reason.never,
+        expected_start=report.expected_start if report else None,
+        ends_at=report.ends_at if report and report.state is JobState.RUNNING else None,
+        nodes=report.nodes if report else "",
     )
 
 
@@ -212,6 +227,9 @@ def _announced(run: RunRecord, attempt: AttemptRecord, event: Event) -> Checkpoi
 
 def _notes(run: RunRecord, job: JobRecord, found: Look) -> tuple[str, ...]:
     notes = []
+    reason = waiting(found.report) if found.report and not found.over else None
+    if reason is not None:
+        notes.append(f"never runnable: {reason.text}" if reason.never else f"waits: {reason.text}")
     if job.live and not found.over and job.cancel_requested:
         notes.append("cancel requested; its job has not ended yet")
     if run.hold_reason is not None and found.state is not RunState.HELD:

@@ -49,6 +49,11 @@ class JobView:
     live: bool
     submitted_at: float
     cancel_requested: bool
+    waits: str = ""  # why it is not running yet, in words
+    never_runnable: bool = False  # as it was submitted it cannot start, however long it waits
+    expected_start: float | None = None  # the scheduler's estimate
+    ends_at: float | None = None  # when its wall time is over
+    nodes: str = ""  # as the scheduler writes them
 
 
 @dataclass(frozen=True, kw_only=True)
