@@ -81,10 +81,12 @@ class SlurmJobs:
             self.states = self._ask()
             self.answered, self.trouble = True, ""
             over = {claim.nonce for claim in open_claims if self.states.get(claim.job_id, "COMPLETED") in OVER}
+            waiting = {claim.nonce for claim in open_claims if self.states.get(claim.job_id) == "PENDING"}
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             self.trouble = f"squeue does not say: {error}"
             over = {claim.nonce for claim in open_claims if not self.answered and self._settled(claim)}
-        self.gone |= over
+            waiting = set()
+        self.gone |= over - waiting  # one that its site put back into the queue may start while we claim: asked again
         return [claim for claim in open_claims if claim.nonce not in over]
 
     def words(self, claim: Claim) -> str:

@@ -121,6 +121,14 @@ def test_all_that_went_before_costs_one_question(node: Path) -> None:
     assert (node / "questions").read_text() == "asked\n"
 
 
+def test_a_job_that_waits_again_may_start_again(node: Path) -> None:
+    says(node, "8|RUNNING", "7|PENDING")
+    jobs = SlurmJobs(node, MINE)
+    assert jobs.alive([EARLIER]) == []
+    says(node, "8|RUNNING", "7|RUNNING")
+    assert jobs.alive([EARLIER]) == [EARLIER]
+
+
 def test_a_user_s_own_filters_hide_no_job(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQUEUE_PARTITION", "elsewhere")
     squeue(node, "echo '8|RUNNING'; [ -n \"$SQUEUE_PARTITION\" ] || echo '7|RUNNING'")
