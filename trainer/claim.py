@@ -21,11 +21,13 @@ from trainer.contract import (
     ATTEMPT_FILE,
     CLAIM_FILE,
     EXIT_FILE,
+    FINAL_EVENTS,
     JOB_FILE,
     NONCE_VARIABLE,
     SCHEMA,
     Attempt,
     Claim,
+    EventKind,
     ExitCode,
     Job,
     dumps,
@@ -34,6 +36,7 @@ from trainer.contract import (
     write_atomic,
 )
 from trainer.origin import refuse_foreign
+from trainer.outcome import last_word
 from trainer.predecessor import Jobs, jobs_around
 
 T = TypeVar("T", Attempt, Claim, Job)
@@ -157,6 +160,9 @@ def _take_again(folder: Path, mine: Claim) -> None:
         raise Fenced(f"attempt {folder.name} is held by job {held.nonce} (id {held.job_id}) on {held.host}")
     if mine.restart_count < held.restart_count:
         raise Fenced(f"attempt {folder.name} is held by restart {held.restart_count} of this job on {held.host}")
+    word = last_word(folder)
+    if word in FINAL_EVENTS - {EventKind.STOPPED}:
+        raise Fenced(f"attempt {folder.name} has {word}: a site may start its job again, but policy speaks first")
     (job_folder(folder, mine.nonce) / EXIT_FILE).unlink(missing_ok=True)  # of the start before
     write_atomic(folder / CLAIM_FILE, dumps(mine))
 

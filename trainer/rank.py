@@ -7,18 +7,19 @@ import socket
 import sys
 import traceback
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from trainer.checkpoints import CheckpointKeeper, Fenced, NoKeeper
-from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Phase
+from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Parent, Phase, dumps, loads
 from trainer.engines import EngineModule, engine_module
 from trainer.faults import Faults
 from trainer.loop import Keeper, Loop, Outcome, Parts, Source
 from trainer.place import Place, described, place
 from trainer.position import Position
 from trainer.recorder import FileRecorder, Recorder, Silent
-from trainer.resume import Start, check_parent, load_start
+from trainer.resume import Start, check_parent, load_start, newest_own
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
 from trainer.unusable import Unusable
@@ -74,13 +75,17 @@ class Rank:
             return Loop(self.parts(source)).run(start.position)
 
     def load_start(self) -> Start:
-        """Rank 0 checks the parent's every byte; all ranks hear the verdict before any of them reads it."""
+        """Rank 0 chooses what to start from and checks its every byte; all hear of it before any rank reads."""
         run_folder = self.folder.parent.parent
-        problem = None
-        if self.attempt.parent is not None and self.ranks.rank == 0:
-            problem = check_parent(run_folder, self.attempt.parent)
-        if problem := self.ranks.gather(problem)[0]:
+        parent, problem = self.attempt.parent, None
+        if self.ranks.rank == 0:
+            if int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the site started this very job again
+                parent = newest_own(self.folder) or parent
+            problem = check_parent(run_folder, parent) if parent else None
+        chosen, problem = self.ranks.gather([dumps(parent) if parent else None, problem])[0]
+        if problem:
             raise Unusable(problem)
+        self.attempt = replace(self.attempt, parent=loads(Parent, chosen) if chosen else None)
         return load_start(run_folder, self.attempt, self.engine.read)
 
     def parts(self, source: Source) -> Parts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.contract import Attempt, Parent, Stream, dumps, loads
+from trainer.contract import CHECKPOINTS_FOLDER, STEPS_FOLDER, Attempt, Parent, Stream, dumps, loads
 from trainer.position import Position
 from trainer.schedule import Geometry
 from trainer.unusable import Unusable
@@ -32,6 +32,28 @@ def check_parent(run_folder: Path, parent: Parent) -> str | None:
         return f"{path} is not the checkpoint that was decided on (digest {parent.digest})"
     problem = damage(path, manifest)
     return f"{path}: {problem}" if problem else None
+
+
+def newest_own(folder: Path) -> Parent | None:
+    """The newest whole checkpoint of the attempt in `folder`; None: it has none yet."""
+    found = []
+    for path in [*folder.glob(f"{CHECKPOINTS_FOLDER}/*.pt"), *folder.glob(f"{STEPS_FOLDER}/*.pt")]:
+        try:
+            manifest = read_manifest(path)
+        except ValueError:
+            continue
+        if manifest is not None:
+            found.append((manifest.samples_seen, path, manifest))
+    for _, path, manifest in sorted(found, key=lambda item: item[0], reverse=True):
+        if damage(path, manifest) is None:
+            return Parent(
+                path=str(path.relative_to(folder.parent.parent)),
+                digest=manifest.digest,
+                epochs_done=manifest.epochs_done,
+                step=manifest.step,
+                samples_seen=manifest.samples_seen,
+            )
+    return None
 
 
 def load_start(run_folder: Path, attempt: Attempt, read: Callable[[Path], Any]) -> Start:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster, missing_programs
+from tests.slurm.desk import SlurmDesk
 
 HERE = Path(__file__).parent
 
@@ -62,3 +63,20 @@ def in_order(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv(variable, value)
     yield
     cluster.restore()
+
+
+@pytest.fixture
+def desk(cluster: Cluster, home: Path, tmp_path: Path) -> SlurmDesk:
+    return seated(cluster, home, tmp_path)
+
+
+@pytest.fixture
+def accounted_desk(accounted: Cluster, home: Path, tmp_path: Path) -> SlurmDesk:
+    return seated(accounted, home, tmp_path)
+
+
+def seated(cluster: Cluster, home: Path, tmp_path: Path) -> SlurmDesk:
+    root = tmp_path / "root"
+    root.mkdir()
+    cluster.profile(root)
+    return SlurmDesk(cluster, home, root)

@@ -45,7 +45,7 @@ class SlurmDesk:
     root: Path
 
     def environ(self, **more: str) -> Mapping[str, str]:
-        return os.environ | self.cluster.environ | more
+        return os.environ | self.cluster.environ | {"XDG_CONFIG_HOME": str(self.cluster.config_home)} | more
 
     def clipctl(self, *arguments: str, **more: str) -> Said:
         command = [sys.executable, "-m", "clipctl", *arguments]
@@ -100,6 +100,11 @@ class SlurmDesk:
         """Once its job is over for certain."""
         return self.wait(name, lambda run: run["state"] in ("completed", "stopped", "cancelled", "held"))
 
+    def looked(self, name: str) -> dict[str, Any]:
+        """After a look that is stored: `status` itself never writes down since when a job is missing."""
+        self.clipctl("checkpoints", name, "--verify")
+        return self.status(name)
+
     def trains(self, name: str, steps: int = 1) -> dict[str, Any]:
         return self.wait(name, lambda run: (run["progress"]["step"] or 0) >= steps and run["state"] == "running")
 
@@ -132,3 +137,16 @@ def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> No
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.1)
+
+
+def real(program: str) -> str:
+    return subprocess.run(["which", program], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def impostor(folder: Path, body: str) -> str:
+    """A PATH on which `sbatch` first does something of a test's own."""
+    file = folder / "bin" / "sbatch"
+    file.parent.mkdir()
+    file.write_text(f"#!/bin/bash\n{body}\n")
+    file.chmod(0o755)
+    return f"{file.parent}:/usr/bin:/bin"
