@@ -36,7 +36,8 @@ def _addresses(plan: Plan) -> dict[str, object]:
         "SlurmUser": plan.user,
         "SlurmdUser": plan.user,
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={plan.munge_socket}",
+        # A job that is requeued waits until its credential has expired: two minutes, if nothing is said.
+        "AuthInfo": f"socket={plan.munge_socket},cred_expire=5",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool/%n",
         "SlurmctldPidFile": folder / "run/slurmctld.pid",

@@ -98,7 +98,8 @@ class SlurmDesk:
 
     def ended(self, name: str) -> dict[str, Any]:
         """Once its job is over for certain."""
-        return self.wait(name, lambda run: run["state"] in ("completed", "stopped", "cancelled", "held"))
+        over = ("completed", "stopped", "cancelled", "held")
+        return self.wait(name, lambda run: run["state"] in over and not run["job"]["live"])
 
     def looked(self, name: str) -> dict[str, Any]:
         """After a look that is stored: `status` itself never writes down since when a job is missing."""

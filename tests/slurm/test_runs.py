@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.cluster.processes import of_cluster, of_node, send
-from tests.slurm.desk import SlurmDesk, eventually, impostor, real
+from tests.slurm.desk import SMALL, SlurmDesk, eventually, impostor, real
 
 LONG = "train.epochs=200"
 
@@ -148,9 +149,9 @@ def test_a_job_that_does_not_die_keeps_its_run(desk: SlurmDesk) -> None:
     assert desk.ended("r")["state"] == "cancelled"
 
 
-def test_of_twenty_launches_one_runs(desk: SlurmDesk) -> None:
+def test_of_many_launches_at_once_one_runs(desk: SlurmDesk, soak: Callable[[int, int], int]) -> None:
     with ThreadPoolExecutor(6) as people:
-        said = list(people.map(lambda _: desk.launch("r", LONG), range(20)))
+        said = list(people.map(lambda _: desk.launch("r", LONG), range(soak(8, 20))))
     assert sorted({item.code for item in said}) == [0, 5]
     assert sum(item.code == 0 for item in said) == 1
     assert all("exists" in item.err or "in use" in item.err for item in said if item.code)
@@ -159,11 +160,11 @@ def test_of_twenty_launches_one_runs(desk: SlurmDesk) -> None:
     assert len(desk.jobs_of("r")) == 1
 
 
-def test_of_twenty_resumes_one_runs(desk: SlurmDesk) -> None:
+def test_of_many_resumes_at_once_one_runs(desk: SlurmDesk, soak: Callable[[int, int], int]) -> None:
     desk.launched("r", LONG, "train.faults=[{kind: crash, at_epoch: 2, at_step: 3}]")
     assert desk.ended("r")["last_incident"]["kind"] == "crashed"
     with ThreadPoolExecutor(6) as people:
-        said = list(people.map(lambda _: desk.clipctl("resume", "r", "-y"), range(20)))
+        said = list(people.map(lambda _: desk.clipctl("resume", "r", "-y"), range(soak(8, 20))))
     assert sum(item.code == 0 for item in said) == 1
     assert all("may be alive" in item.err for item in said if item.code)
     assert len(desk.jobs_of("r")) == 1
@@ -206,15 +207,22 @@ def test_ctrl_c_of_follow_leaves_the_job(desk: SlurmDesk) -> None:
 
 
 def test_first_contact_names_all_that_is_missing_at_once(desk: SlurmDesk, tmp_path: Path) -> None:
-    said = desk.clipctl(
-        "launch", "demo", "--cluster", "emulated", "-y", "--set", "resources.nodes=97",
-        "--set", "slurm.time=99-00:00:00",
-        "--set", f"train.data.train_data={tmp_path}/{{0..9}}.tar", "--set", "slurm.partition=booster",
+    wrong = (
+        "train.engine=torch", "resources.nodes=7", "slurm.time=99-00:00:00", "train.data.train_num_samples=9999",
+        f"train.data.train_data={tmp_path}/{{0..9}}.tar",
     )  # fmt: skip
+    said = desk.launch("r", *wrong)
     assert said.code == 3
-    for words in ("matches no file", "resources.nodes=97", "slurm.time=99-00:00:00"):
+    for words in ("matches no file", "resources.nodes=7: partition booster gives at most 6", "slurm.time=99-00:00:00"):
         assert words in said.err
+    assert "hint: clipctl doctor demo --cluster emulated" in said.err
     assert not desk.home.exists()
+    assert not list(desk.root.iterdir())
+    assert desk.clipctl("render", *desk.launching("r", *wrong)[1:2], *rendering(wrong)).out.startswith("#!/bin/bash\n")
+
+
+def rendering(sets: tuple[str, ...]) -> list[str]:
+    return ["--cluster", "emulated", *(item for text in (*SMALL, *sets) for item in ("--set", text))]
 
 
 def freeze(desk: SlurmDesk, node: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trainer import torch_engine
 from trainer.checkpoints import CheckpointKeeper
 from trainer.contract import Attempt, Data, Precision, Save, TrainSpec
 from trainer.loop import Trainee
@@ -41,7 +42,7 @@ class Weights(Trainee):
 
 def save_for_ever(folder: Path, first: int) -> None:
     keeper = CheckpointKeeper(
-        Attempt(run="r", number=1, ranks=1, train=TRAIN), folder, Weights(), Silent(), lambda: True
+        Attempt(run="r", number=1, ranks=1, train=TRAIN), folder, Weights(), Silent(), lambda: True, torch_engine.write
     )
     at = Position(Geometry.of(TRAIN, 1), step_in_epoch=first, samples_seen=first)
     while True:
