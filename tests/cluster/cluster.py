@@ -170,7 +170,9 @@ class Cluster:
         self._stop("slurmctld")
 
     def start_controller(self) -> None:
+        """Nodes register at once, not when they are asked to 4 s later."""
         daemons.start_slurmctld(self.plan)
+        send(signal.SIGHUP, self._daemon("slurmd"))
 
     def restart_controller(self, lose_state: bool = False) -> None:
         """kill -9, and a start, with all that it knew of jobs gone if so asked."""

@@ -21,7 +21,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from tests.cluster import Cluster
-cluster = Cluster.up(Path(sys.argv[1]), nodes=2, accounting=True)
+cluster = Cluster.up(Path(sys.argv[1]), nodes=2)
 cluster.run("sbatch", "-N2", "-o", "/dev/null", "--wrap", "trap '' TERM; srun bash -c 'trap \\"\\" TERM; sleep 1000'")
 while len(cluster.run("squeue", "-h", "--steps").stdout.split("\\n")) < 3:
     time.sleep(0.05)
@@ -81,7 +81,7 @@ def test_the_next_up_ends_what_a_killed_owner_left(folder: Path) -> None:
             assert len(Cluster.at(folder / "dead").states()) == 2
         owner.send_signal(signal.SIGKILL)
     left = mentions(folder / "dead")
-    assert any("sleep 1000" in line for line in left) and any("mariadbd" in line for line in left)
+    assert any("sleep 1000" in line for line in left) and any("slurmctld" in line for line in left)
     with Cluster.up(folder / "next", nodes=1):
         assert mentions(folder / "dead") == [] and not (folder / "dead").exists()
     assert mentions(folder) == []
