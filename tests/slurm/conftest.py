@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster, missing_programs
+from tests.slurm.jobs import Jobs
 
 HERE = Path(__file__).parent
 
@@ -62,3 +63,19 @@ def in_order(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv(variable, value)
     yield
     cluster.restore()
+
+
+def jobs_of(cluster: Cluster, tmp_path: Path) -> Jobs:
+    root = tmp_path / "it's a run"
+    root.mkdir()
+    return Jobs(cluster, root)
+
+
+@pytest.fixture
+def jobs(cluster: Cluster, in_order: None, tmp_path: Path) -> Jobs:
+    return jobs_of(cluster, tmp_path)
+
+
+@pytest.fixture
+def accounted_jobs(accounted: Cluster, in_order: None, tmp_path: Path) -> Jobs:
+    return jobs_of(accounted, tmp_path)
