@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 DEMO_HOME := $(CURDIR)/.demo
 export PYTHON
 
-.PHONY: help demo test lint soak bench docs lock clean
+.PHONY: help demo test slurm lint soak bench docs lock clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## train a CLIP model on handwritten digits, from nothing (u
 	CLIPCTL_HOME=$(DEMO_HOME) $(BIN)/clipctl launch demo --name demo-$$(date -u +%Y%m%d-%H%M%S) --follow -y
 	@echo "To look around: export CLIPCTL_HOME=$(DEMO_HOME) PATH=$(CURDIR)/$(BIN):\$$PATH; clipctl status --all"
 
-test: lint  ## lint, types, import contracts and the whole test suite
+test: slurm lint  ## lint, types, import contracts and the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, the layers
@@ -22,7 +22,10 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, the layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-soak: $(INSTALLED)  ## the same tests with large counts (hours)
+slurm:
+	@.ci/slurm
+
+soak: slurm $(INSTALLED)  ## the same tests with large counts (hours)
 	CLIPCTL_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 7200
 
 bench: $(INSTALLED)  ## costs as ratios, so that they hold on any machine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,31 +38,32 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def up(asked: argparse.Namespace) -> None:
+def start(asked: argparse.Namespace) -> None:
     began = time.monotonic()
     cluster = Cluster.up(
         asked.folder, nodes=asked.nodes, gpus=asked.gpus, accounting=asked.accounting, owner_pid=NOBODY
     )
-    print(f"up in {time.monotonic() - began:.1f} s; in every shell that is to use it:")
-    for name, value in cluster.environ.items():
-        print(f"  export {name}={value}")
+    print(f"up in {time.monotonic() - began:.1f} s; in every shell that is to use it:\n{exports(cluster)}")
+
+
+def exports(cluster: Cluster) -> str:
+    return "\n".join(f"export {name}={value}" for name, value in cluster.environ.items())
 
 
 def status(cluster: Cluster) -> None:
     """Nodes, jobs, and what all of it costs."""
     processes = of_cluster(cluster.folder)
-    kilobytes = sum(int((item.folder / "statm").read_text().split()[1]) * 4 for item in processes)
+    megabytes = sum(item.resident for item in processes) / 2**20
     jobs = Counter(cluster.run("squeue", "-h", "-o", "%T").stdout.split())
     for name, counts in (("nodes", Counter(cluster.states().values())), ("jobs", jobs)):
         print(f"{name:10}{', '.join(f'{count} {state}' for state, count in counts.items()) or 'none'}")
-    print(f"processes {len(processes)}, {kilobytes / 1024:.0f} MB resident")
-    for name, value in cluster.environ.items():
-        print(f"{'use':10}export {name}={value}")
+    print(f"processes {len(processes)}, {megabytes:.0f} MB resident")
+    print(exports(cluster))
 
 
 def run(asked: argparse.Namespace) -> None:
     if asked.command == "up":
-        return up(asked)
+        return start(asked)
     cluster = Cluster.at(asked.folder)
     match asked.command:
         case "down":
@@ -83,5 +85,7 @@ def run(asked: argparse.Namespace) -> None:
 if __name__ == "__main__":
     try:
         run(parser().parse_args())
-    except ClusterError as error:
+    except (ClusterError, subprocess.TimeoutExpired) as error:
         sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {' '.join(error.cmd)}: {error.stderr.strip()}")

@@ -145,8 +145,12 @@ class Cluster:
     def revive(self, name: str) -> None:
         """A node that comes back empty."""
         self._boot(name)
-        self.run("scontrol", "update", f"nodename={name}", "state=resume")
+        self._resume(name)
         wait_for(f"{name} idle", lambda: self.states()[name] == "idle")
+
+    def _resume(self, name: str) -> None:
+        """May come too late: a node that registers returns to service by itself."""
+        self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
 
     def _boot(self, name: str) -> None:
         end(lambda: of_node(self.folder, name))
@@ -166,7 +170,9 @@ class Cluster:
         self._stop("slurmctld")
 
     def start_controller(self) -> None:
+        """Nodes register at once, not when they are asked to 4 s later."""
         daemons.start_slurmctld(self.plan)
+        send(signal.SIGHUP, self._daemon("slurmd"))
 
     def restart_controller(self, lose_state: bool = False) -> None:
         """kill -9, and a start, with all that it knew of jobs gone if so asked."""
@@ -205,18 +211,20 @@ class Cluster:
         for name in self.nodes:
             if not self._slurmd(name):
                 self._boot(name)
-        wait_for("no jobs and idle nodes", self._calm)
+        cancelled: set[str] = set()
+        wait_for("no jobs and idle nodes", lambda: self._calm(cancelled))
 
-    def _calm(self) -> bool:
+    def _calm(self, cancelled: set[str]) -> bool:
         """Ends what runs, without KillWait for ranks that do not heed SIGTERM, and says whether nothing did."""
-        jobs = self.run("squeue", "-h", "-o", "%A").stdout.split()
-        if jobs:
-            self.run("scancel", *jobs, check=False)  # one may have ended by itself
+        jobs = set(self.run("squeue", "-h", "-o", "%A").stdout.split())
+        if new := jobs - cancelled:
+            self.run("scancel", *new, check=False)  # one may have ended by itself
+            cancelled |= new
         send(signal.SIGKILL, ranks(self.folder))
         states = self.states()
         for name, state in states.items():
             if state.startswith(("down", "drain", "drng", "fail")):
-                self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)  # or it came by itself
+                self._resume(name)
         return not jobs and set(states.values()) == {"idle"}
 
     def _daemon(self, program: str) -> list[Process]:

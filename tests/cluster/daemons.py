@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .plan import Plan
-from .processes import MARK
+from .processes import MARK, of_cluster
 from .settings import ACCOUNT, CLUSTER_NAME
 
 SLURM = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
@@ -37,7 +37,8 @@ def start_munged(plan: Plan) -> None:
     key.write_bytes(os.urandom(1024))
     files = {"socket": plan.munge_socket, "key-file": key, "log-file": plan.log("munged")}
     files |= {"pid-file": plan.folder / "run/munged.pid", "seed-file": plan.folder / "run/munged.seed"}
-    _launch(plan, "munged", *(f"--{name}={path}" for name, path in files.items()))
+    # --force: it would rather not be in a folder that others cannot enter, such as pytest's.
+    _launch(plan, "munged", "--force", *(f"--{name}={path}" for name, path in files.items()))
 
 
 def start_database(plan: Plan) -> None:
@@ -51,30 +52,35 @@ def start_database(plan: Plan) -> None:
     closed = ("--skip-networking", "--skip-grant-tables", f"--socket={plan.database_socket}")
     files = (f"--log-error={plan.log('mariadbd')}", f"--pid-file={plan.folder}/run/mariadbd.pid")
     _launch(plan, "setsid", "--fork", "mariadbd", *data, *small, *fast, *closed, *files)
-    wait_for("MariaDB", lambda: _listens(plan.database_socket))
+    _wait_for_answer(plan, "mariadbd", plan.database_socket)
 
 
 def start_slurmdbd(plan: Plan) -> None:
     conf = plan.folder / "slurmdbd.conf"
     _launch(plan, "slurmdbd", SLURM_CONF=str(conf), MYSQL_UNIX_PORT=str(plan.database_socket))
-    wait_for("slurmdbd", lambda: _listens(("127.0.0.1", plan.port + 1)))
+    _wait_for_answer(plan, "slurmdbd", ("127.0.0.1", plan.port + 1))
 
 
 def register(plan: Plan) -> None:
     """The cluster, an account and its user, in the accounting's database."""
     environment = {"PATH": PATH, "SLURM_CONF": str(plan.slurm_conf)}
     where = f"cluster={CLUSTER_NAME}"
-    for words in (
-        ("cluster", CLUSTER_NAME),
-        ("account", ACCOUNT, where),
-        ("user", plan.user, f"account={ACCOUNT}", where),
-    ):
-        subprocess.run(["sacctmgr", "-i", "add", *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+    commands = [
+        f"add cluster {CLUSTER_NAME}",
+        f"add account {ACCOUNT} {where}",
+        f"add user {plan.user} account={ACCOUNT} {where}",
+    ]
+    if plan.user == "root":  # slurmdbd itself has put it into another account
+        commands.append(f"modify user where user=root set defaultaccount={ACCOUNT}")
+    for command in commands:
+        subprocess.run(
+            ["sacctmgr", "-i", *command.split()], env=environment, check=True, stdout=subprocess.DEVNULL, timeout=60
+        )
 
 
 def start_slurmctld(plan: Plan) -> None:
     _launch(plan, "slurmctld", "-f", str(plan.slurm_conf))
-    wait_for("slurmctld", lambda: _listens(("127.0.0.1", plan.port)))
+    _wait_for_answer(plan, "slurmctld", ("127.0.0.1", plan.port))
 
 
 def start_slurmd(plan: Plan, node: str) -> None:
@@ -88,6 +94,23 @@ def wait_for(what: str, ready: Callable[[], bool], patience: float = 60.0) -> No
         if time.monotonic() > limit:
             raise ClusterError(f"{what}: not so after {patience:.0f} s")
         time.sleep(0.05)
+
+
+def _wait_for_answer(plan: Plan, program: str, address: Path | tuple[str, int]) -> None:
+    """A daemon whose settings are wrong ends in the background, its words in its log."""
+    seen = time.monotonic()
+
+    def answers() -> bool:
+        nonlocal seen
+        if _listens(address):
+            return True
+        if any(item.program == program for item in of_cluster(plan.folder)):
+            seen = time.monotonic()
+        elif time.monotonic() - seen > 1:  # one look may miss it while it forks
+            raise ClusterError(f"{program} ended")
+        return False
+
+    wait_for(program, answers)
 
 
 def _listens(address: Path | tuple[str, int]) -> bool:

@@ -50,10 +50,16 @@ def _clusters() -> Iterator[Path]:
     Root sees everybody's; a folder that is not of the process's own user is none of its business.
     """
     for item in all_processes():
-        if folder := item.environment.get(MARK):
-            user = item.folder.stat().st_uid
-            if not os.path.lexists(folder) or os.lstat(folder).st_uid == user:
-                yield Path(folder)
+        if (mark := item.environment.get(MARK)) and _user(Path(mark)) in (None, _user(item.folder)):
+            yield Path(mark)
     for owner in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/owner"):
-        if owner.stat().st_uid == os.geteuid():
+        if _user(owner) == os.geteuid():
             yield owner.parent
+
+
+def _user(path: Path) -> int | None:
+    """Whose it is; None where it is not, or no longer."""
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return None

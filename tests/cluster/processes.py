@@ -40,6 +40,12 @@ class Process:
         )
         return {name: value for name, _, value in pairs}
 
+    @property
+    def resident(self) -> int:
+        """Bytes."""
+        pages = _read(self.folder / "statm").split()[1:2]
+        return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
+
     def writes(self) -> Iterator[Path]:
         """The files that it has open for writing."""
         with suppress(OSError):
@@ -118,10 +124,16 @@ def send(number: signal.Signals, processes: Iterable[Process]) -> None:
 
 
 def end(find: Callable[[], list[Process]], patience: float = 30.0) -> None:
-    """SIGKILL until none is left, those included that were just being born. TimeoutError."""
+    """SIGKILL until none is left. TimeoutError.
+
+    One look can miss a process whose parent forked and ended meanwhile: two in a row have to find nothing.
+    """
     limit = time.monotonic() + patience
-    while left := find():
-        if time.monotonic() > limit:
+    misses = 0
+    while misses < 2:
+        left = find()
+        if left and time.monotonic() > limit:
             raise TimeoutError(f"does not die: {[item.pid for item in left]}")
         send(signal.SIGKILL, left)
+        misses = 0 if left else misses + 1
         time.sleep(0.02)

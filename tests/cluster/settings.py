@@ -59,6 +59,7 @@ def _behaviour() -> dict[str, object]:
         "TreeWidth": 65533,  # the controller speaks to each slurmd itself: a dead node silences no other
         "BatchStartTimeout": 60,  # hundreds of ranks start on few cores
         "KillWait": 5,
+        # InactiveLimit stays off: whoever freezes the controller would get srun's jobs killed at the thaw.
         "EnforcePartLimits": "NO",  # Slurm's default: what can never run is accepted, and waits
         "PreemptType": "preempt/partition_prio",
         "PreemptMode": "REQUEUE",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.cluster import Cluster, missing_programs
 from tests.slurm.jobs import Jobs
 
 HERE = Path(__file__).parent
+CLUSTERS = ("accounted", "cluster")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
@@ -24,12 +25,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed brings along what the controller said last."""
+    report = yield
+    for name in CLUSTERS if report.failed and isinstance(item, pytest.Function) else ():
+        cluster = item.funcargs.get(name)
+        if isinstance(cluster, Cluster):
+            log = cluster.plan.log("slurmctld").read_text(errors="replace")
+            report.sections.append((f"slurmctld of {name}", log[-3000:]))
+    return report
+
+
+@pytest.fixture(scope="session")
+def installed() -> None:
+    """Under CI a test that Slurm is missing for has failed."""
+    if missing := missing_programs(accounting=True):
+        leave = pytest.fail if os.environ.get("CI") else pytest.skip
+        leave(f"not installed: {', '.join(missing)}; apt install slurm-wlm munge slurmdbd mariadb-server")
+
+
 def booted(*, accounting: bool) -> Iterator[Cluster]:
-    if missing := missing_programs(accounting=accounting):
-        reason = f"not installed: {', '.join(missing)}; apt install slurm-wlm munge slurmdbd mariadb-server"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="emulated-"))
     folder.chmod(0o755)  # other users' jobs, too
     try:
@@ -40,13 +56,13 @@ def booted(*, accounting: bool) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(installed: None) -> Iterator[Cluster]:
     """Six idle nodes with four GPUs each; accounting is disabled."""
     yield from booted(accounting=False)
 
 
 @pytest.fixture(scope="session")
-def accounted() -> Iterator[Cluster]:
+def accounted(installed: None) -> Iterator[Cluster]:
     """The same with slurmdbd behind it."""
     yield from booted(accounting=True)
 
@@ -54,7 +70,7 @@ def accounted() -> Iterator[Cluster]:
 @pytest.fixture(autouse=True)
 def in_order(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands of the test reach its cluster; whatever it did there ends with it."""
-    name = next((name for name in ("accounted", "cluster") if name in request.fixturenames), None)
+    name = next((name for name in CLUSTERS if name in request.fixturenames), None)
     if name is None:
         yield
         return
