@@ -63,7 +63,7 @@ BUSY = frozenset(
 OWN_REFUSALS = re.compile(
     r"sbatch: (?:(?:unrecognized|invalid) option|option .* requires an argument|"
     r"(?:error|fatal): (?:Invalid (?:--|argument|directive|numeric value|.* specification)|Unable to open file|"
-    r"This does not look like a batch script|Could not establish a configuration source))"
+    r"This does not look like a batch script|Could not establish a configuration source|.*: line [0-9]+: Unmatched))"
 )
 USED_UP = re.compile(r"(?:Submit|Jobs)\w*Limit|Max(?:Submit)?Jobs")  # of jobs at one time, not of one job's size
 

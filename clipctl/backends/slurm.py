@@ -37,12 +37,12 @@ from clipctl.errors import Unavailable
 # and SACCT_* would filter what is listed.
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "TZ")
 ACCOUNTING_PATIENCE = 10.0  # seconds at most: a frozen database must not hold up a poll
-NEW = 60.0  # seconds in which a job has nothing to save yet, and may not have come to where it hears a signal
 GONE = ("Invalid job id specified", "Job/step already completing or completed")
 
 
 class SlurmBackend:
-    """`uid`: whose jobs they are, where the commands run."""
+    """`uid`: whose jobs they are, where the commands run. `young`: seconds in which a job has nothing to save yet, and
+    may not have come to where it hears a signal."""
 
     def __init__(
         self,
@@ -51,11 +51,12 @@ class SlurmBackend:
         transport: Transport | None = None,
         environment: Mapping[str, str] | None = None,
         uid: int | None = None,
+        young: float = 60.0,
     ) -> None:
         seen = os.environ if environment is None else environment
         self._environment = {name: seen[name] for name in KEPT if name in seen} | {"LANG": "C", "LC_ALL": "C"}
         self._limits, self._transport = limits, transport or Here()
-        self._uid = os.getuid() if uid is None else uid
+        self._uid, self._young = os.getuid() if uid is None else uid, young
 
     # --- submit -----------------------------------------------------------------------------------------
 
@@ -128,9 +129,13 @@ class SlurmBackend:
         if isinstance(rows, Unobservable):
             raise Unavailable(f"the job was not told to stop: {rows.reason}", "squeue --me")
         own = [row.report for row in codec.own(rows, job.identity, self._uid) if row.alive]
-        hearing = [] if force else [report for report in own if _hears(report)]
+        hearing = [] if force else [report for report in own if self._hears(report)]
         self._scancel([report for report in own if report not in hearing])
         self._scancel(hearing, "--batch", "--signal=USR1")
+
+    def _hears(self, report: JobReport) -> bool:
+        started = report.started_at
+        return report.state is JobState.RUNNING and started is not None and time.time() - started > self._young
 
     def _scancel(self, reports: Sequence[JobReport], *options: str) -> None:
         ids = [report.scheduler_id for report in reports]
@@ -161,9 +166,3 @@ def _both(queued: JobReport | None, accounted: JobReport) -> JobReport:
     if queued is None or queued.scheduler_id != accounted.scheduler_id:
         return queued or accounted
     return replace(queued, cancelled_by=accounted.cancelled_by)
-
-
-def _hears(report: JobReport) -> bool:
-    """Its script has got to the point where it passes signals on."""
-    started = report.started_at
-    return report.state is JobState.RUNNING and started is not None and time.time() - started > NEW

@@ -43,6 +43,7 @@ def test_no_id_or_several_are_no_answer(out: str) -> None:
         (255, "sbatch: error: Invalid directive found in batch script: b\n"),
         (255, "sbatch: unrecognized option '--nosuch'\nTry \"sbatch --help\" for more information\n"),
         (1, "sbatch: error: Unable to open file /nosuch.sh\n"),
+        (1, "sbatch: fatal: submission.sh: line 6: Unmatched `'` in [ run/runs/demo']\n"),
         (1, "sbatch: fatal: Could not establish a configuration source\n"),
         (127, "timeout: failed to run command 'sbatch': No such file or directory\n"),
     ],

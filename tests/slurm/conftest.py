@@ -12,6 +12,7 @@ import pytest
 
 from tests.cluster import Cluster, missing_programs
 from tests.slurm.desk import SlurmDesk
+from tests.slurm.jobs import Jobs
 
 HERE = Path(__file__).parent
 CLUSTERS = ("accounted", "cluster")
@@ -96,3 +97,19 @@ def seated(cluster: Cluster, home: Path, tmp_path: Path) -> SlurmDesk:
     root.mkdir()
     cluster.profile(root)
     return SlurmDesk(cluster, home, root)
+
+
+def jobs_of(cluster: Cluster, tmp_path: Path) -> Jobs:
+    root = tmp_path / "it's a run"
+    root.mkdir()
+    return Jobs(cluster, root)
+
+
+@pytest.fixture
+def jobs(cluster: Cluster, in_order: None, tmp_path: Path) -> Jobs:
+    return jobs_of(cluster, tmp_path)
+
+
+@pytest.fixture
+def accounted_jobs(accounted: Cluster, in_order: None, tmp_path: Path) -> Jobs:
+    return jobs_of(accounted, tmp_path)
