@@ -71,8 +71,11 @@ class Rank:
         notices = start.notices + self.equipment.load(start.state)
         self.record_start(start.position, notices)
         source = self.equipment.source(start.position)
-        with closing(source), closing(self.ranks):
-            return Loop(self.parts(source)).run(start.position)
+        with closing(source):
+            outcome = Loop(self.parts(source)).run(start.position)
+            # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.
+            self.ranks.close()
+        return outcome
 
     def load_start(self) -> Start:
         """Rank 0 chooses what to start from and checks its every byte; all hear of it before any rank reads."""

@@ -17,7 +17,6 @@ import pytest
 
 from tests.trainer.attempts import PATIENCE, Started, end, log, prepare, rank_process, rehearsal_spec, signal_all, spawn
 from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, Rehearsal, TrainSpec
-from trainer.place import TOLD
 from trainer.verify import damage
 
 RANKS = 3
@@ -126,6 +125,20 @@ def test_a_rehearsed_crash_is_told_and_the_next_attempt_completes(
     finished(prepare(tmp_path / "run", 2, crash, ranks=RANKS, parent=parent))
 
 
+def test_the_others_hear_of_rank_0s_end_only_after_its_last_word(tmp_path: Path) -> None:
+    """Else one of them is the first to leave, and its code the one that counts."""
+    for number in range(3):
+        first = prepare(tmp_path / f"{number}", 1, spec(), ranks=RANKS)
+        prepare(tmp_path / f"{number}", 2, spec())  # claimed: what the first one saves is fenced off
+        process = spawn(first, RANKS, grace=60)
+        try:
+            assert process.wait(timeout=PATIENCE) == ExitCode.FENCED
+        finally:
+            end(first, process)
+        assert first.manifests() == {}
+        assert "rank 0 has left" in log(first, 1)
+
+
 def command(started: Started, **environ: str) -> dict[str, Any]:
     """One rank, as srun starts it."""
     return {
@@ -156,7 +169,8 @@ def test_slurms_variables_are_enough_and_each_rank_says_where_it_is(tmp_path: Pa
     assert [rank.returncode for rank in ranks] == [ExitCode.COMPLETED] * 2, outputs
     for rank, (out, err) in enumerate(outputs):
         word, _, facts = out.splitlines()[0].partition(" ")
-        told = {name: (shared | own[rank])[name] for name in TOLD}
+        names = ("CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SLURM_PROCID")
+        told = {name: (shared | own[rank])[name] for name in names}
         who = {"rank": rank, "count": 2, "local_rank": rank, "host": socket.gethostname(), "python": sys.executable}
         assert (word, json.loads(facts)) == ("place", who | told)
         dear = {"importlib.metadata", "argparse", "subprocess", "numpy.random", "asyncio"}

@@ -156,17 +156,17 @@ def test_all_ranks_have_the_same_bits_of_the_mean_gradient_and_decide_alike(
     assert all(each.grad_norm == pytest.approx(norm, rel=1e-6) for each in measured)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("loss", "finite"), [(np.nan, False), (np.inf, True), (1.0, False)])
 @pytest.mark.parametrize("victim", range(3))
 def test_one_rank_that_is_not_finite_is_seen_by_all(
-    value: float, victim: int, arrive: Arrive, port: dict[str, str]
+    loss: float, finite: bool, victim: int, arrive: Arrive, port: dict[str, str]
 ) -> None:
     futures = [arrive(rank, 3, port) for rank in range(3)]
     ranks = [future.result() for future in futures]
 
     def step(rank: int) -> tuple[bool, bool]:
-        loss = value if rank == victim else 1.0
-        agreed = ranks[rank].agree(Row((loss, np.isfinite(loss), 0.0, 0.0, 14.0), np.ones(4, np.float32)), 0, 0, 16)
+        mine = (loss, finite) if rank == victim else (1.0, True)
+        agreed = ranks[rank].agree(Row((*mine, 0.0, 0.0, 14.0), np.ones(4, np.float32)), 0, 0, 16)
         measured = agreed.read()
         return agreed.all_finite(), all(measured.finite) and bool(np.isfinite(measured.losses).all())
 

@@ -50,6 +50,11 @@ class Star:
         for peer in self._peers:
             peer.close()
 
+    def __del__(self) -> None:
+        """What an error left open ends with the process: others would hear of it before this rank's last word."""
+        for peer in self._peers:
+            peer.detach()
+
 
 def _send(peer: socket.socket, rank: int, message: bytes) -> None:
     try:
