@@ -30,6 +30,8 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class Recorder(Protocol):
+    last: Position | None  # of the newest event or heartbeat: where a crash happened, as far as is known
+
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None: ...
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None: ...
     def scalars(self, values: Mapping[str, float], x: int) -> None: ...
@@ -38,6 +40,8 @@ class Recorder(Protocol):
 
 class Silent:
     """Every rank but 0."""
+
+    last: Position | None = None
 
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None: ...
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None: ...
@@ -59,6 +63,7 @@ class FileRecorder:
     """`close` returns when everything is on disk, and raises OSError if that cannot be."""
 
     def __init__(self, attempt_folder: Path) -> None:
+        self.last: Position | None = None
         self._folder = attempt_folder
         self._seq = _last_seq(attempt_folder / EVENTS_FILE)  # a site may start the same job again
         self._counter = 0
@@ -71,6 +76,7 @@ class FileRecorder:
 
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None:
         self._seq += 1
+        self.last = at
         self._queue.put(
             Event(
                 seq=self._seq,
@@ -86,6 +92,7 @@ class FileRecorder:
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None:
         """Cheap: only the newest one of a second is written."""
         self._counter += 1
+        self.last = at
         self._heartbeat = Heartbeat(
             counter=self._counter,
             phase=phase,
