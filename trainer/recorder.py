@@ -63,11 +63,11 @@ class FileRecorder:
     """`close` returns when everything is on disk, and raises OSError if that cannot be."""
 
     def __init__(self, attempt_folder: Path) -> None:
-        self.last: Position | None = None
         self._folder = attempt_folder
         self._seq = _last_seq(attempt_folder / EVENTS_FILE)  # a site may start the same job again
         self._counter = 0
         self._heartbeat: Heartbeat | None = None
+        self.last: Position | None = None
         self._queue: queue.SimpleQueue[Event | _Scalars | None] = queue.SimpleQueue()
         self._backlog: list[Event] = []
         self._tensorboard: Any = None
