@@ -41,17 +41,19 @@ def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
         return ExitCode.FENCED
     except Unusable as error:
         print(f"error: {error}", file=sys.stderr)
-        code, outcome = ExitCode.REFUSED, _crashed(start, where, str(error))
+        code, outcome = ExitCode.REFUSED, _crashed(recorder.last or start, where, str(error))
     except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
         traceback.print_exc()
-        code, outcome = ExitCode.CRASHED, _crashed(start, where, f"{type(error).__name__}: {error}")
+        code = ExitCode.CRASHED
+        outcome = _crashed(recorder.last or start, where, f"{type(error).__name__}: {error}")
     recorder.event(outcome.kind, outcome.at, **outcome.facts)
     recorder.close()
     return code
 
 
 def _crashed(at: Position, where: Place, error: str) -> Outcome:
-    return Outcome(ExitCode.CRASHED, EventKind.CRASHED, at, {"error": error, "rank": where.rank})
+    facts = {"error": error, "rank": where.rank, "step_in_epoch": at.step_in_epoch}
+    return Outcome(ExitCode.CRASHED, EventKind.CRASHED, at, facts)
 
 
 class Rank:

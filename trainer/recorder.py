@@ -31,6 +31,8 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class Recorder(Protocol):
+    last: Position | None  # of the newest event or heartbeat: where a crash happened, as far as is known
+
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None: ...
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None: ...
     def scalars(self, values: Mapping[str, float], x: int) -> None: ...
@@ -39,6 +41,8 @@ class Recorder(Protocol):
 
 class Silent:
     """Every rank but 0."""
+
+    last: Position | None = None
 
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None: ...
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None: ...
@@ -68,6 +72,7 @@ class FileRecorder:
         self._seq = _last_seq(attempt_folder / EVENTS_FILE)  # a site may start the same job again
         self._counter = 0
         self._heartbeat: Heartbeat | None = None
+        self.last: Position | None = None
         self._queue: queue.SimpleQueue[Event | _Scalars | None] = queue.SimpleQueue()
         self._backlog: list[Event] = []
         self._charts: Charts | None = None
@@ -76,6 +81,7 @@ class FileRecorder:
 
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None:
         self._seq += 1
+        self.last = at
         self._queue.put(
             Event(
                 seq=self._seq,
@@ -91,6 +97,7 @@ class FileRecorder:
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None:
         """Cheap: only the newest one of a second is written."""
         self._counter += 1
+        self.last = at
         self._heartbeat = Heartbeat(
             counter=self._counter,
             phase=phase,

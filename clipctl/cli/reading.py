@@ -106,6 +106,12 @@ def incident_line(run: RunView) -> str:
     return f"{incident.kind.replace('_', ' ')}{where} ({_brief(clean(incident.detail))})"
 
 
+def _earlier(run: RunView) -> str:
+    """An incident that was gone on from is not one of the newest attempt."""
+    incident = run.last_incident
+    return f"attempt {incident.attempt} " if incident is not None and incident.attempt != run.attempts else ""
+
+
 def _brief(text: str) -> str:
     """Two lines of a terminal: some libraries answer a wrong name with all the right ones."""
     return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 3] + "..."
@@ -130,7 +136,7 @@ def _one(run: RunView, now: float) -> list[str]:
                 ("job", _job(run.job, now) if run.job and run.job.live else ""),
                 ("nodes", run.job.nodes if run.job and run.job.live else ""),
                 ("checkpoint", run.last_checkpoint.path if run.last_checkpoint else ""),
-                ("incident", incident_line(run)),
+                ("incident", _earlier(run) + incident_line(run)),
             ]
         ),
     ]

@@ -90,5 +90,7 @@ def digits(
     from clipctl.home import home
     from clipctl.ops.digits import write_digits
 
+    if folder is None:
+        home().mkdir(mode=0o700, parents=True, exist_ok=True)
     made = write_digits((folder or home() / "data" / "digits").absolute())
     say(f"{made.folder}: {made.train_samples} images to train on, {made.test_samples} held out")

@@ -33,7 +33,7 @@ from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
-LOG_LINES = 8  # of evidence
+LOG_LINES, SCRIPT_LINES = 8, 3  # of evidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,10 @@ def _evidence(
 
 
 def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
+    """The script saw which rank went first; rank 0 may only have heard that its peer was gone."""
     folder = RunFolder(job.folder).job(job.identity.nonce)
-    return tail(files, rank_log(folder, 0), LOG_LINES) or tail(files, folder.logs / SCRIPT_LOG, LOG_LINES)
+    script, rank = tail(files, folder.logs / SCRIPT_LOG, LOG_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
+    return (*script[-SCRIPT_LINES:], *rank) if rank else script
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

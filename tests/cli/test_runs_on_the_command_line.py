@@ -74,6 +74,17 @@ def test_an_endless_error_is_cut_where_a_person_reads_it(clipctl: Clipctl, home:
     assert "x" * 3000 in clipctl("status", "tiny", "--json").out
 
 
+def test_an_incident_of_an_earlier_attempt_says_of_which(clipctl: Clipctl, home: Path):
+    with open_store(home) as store:
+        run = Stage(store, demo())
+        run.launch()
+        run.save(1)
+        run.end(1)
+        assert "  incident    crashed (" in clipctl("status", "tiny").out
+        run.resume()
+        assert "  incident    attempt 1 crashed (" in clipctl("status", "tiny").out
+
+
 def test_completion_offers_runs(process: Clipctl, home: Path):
     stopped_run(home, "tiny")
     said = process(_CLIPCTL_COMPLETE="complete_bash", COMP_WORDS="clipctl cancel t", COMP_CWORD="2")

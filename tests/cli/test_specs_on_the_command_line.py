@@ -98,6 +98,11 @@ def test_a_home_that_is_not_to_be_trusted_gets_no_digits_either(clipctl: Clipctl
     assert list(home().iterdir()) == []
 
 
+def test_a_home_that_begins_with_digits_is_its_owners_alone(clipctl: Clipctl):
+    assert clipctl("data", "digits").code == ExitStatus.OK
+    assert home().stat().st_mode & 0o777 == 0o700
+
+
 def test_render_prints_a_script_that_bash_can_read(clipctl: Clipctl):
     said = clipctl("render", "demo", "--name", "tiny")
     assert said.out.startswith("#!")

@@ -165,11 +165,12 @@ def test_the_end_of_the_log_is_evidence_of_a_crash(stage: Stages):
     run = stage()
     begun = run.launch()
     logs = run.folder.job(begun.identity.nonce).logs
+    (logs / "script.log").write_text("rank 1 was killed by SIGKILL\n")
     (logs / "rank_0.log").write_text("\x1b[31mTraceback\x1b[0m\nRuntimeError: out of shards\n")
     run.end(1)
     incident = run.look().incident
     assert incident is not None
-    assert incident.lines[-2:] == ("Traceback", "RuntimeError: out of shards")
+    assert incident.lines[-3:] == ("rank 1 was killed by SIGKILL", "Traceback", "RuntimeError: out of shards")
 
 
 def test_the_script_is_what_render_shows(stage: Stages):

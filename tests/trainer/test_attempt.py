@@ -168,6 +168,19 @@ def test_the_loss_scale_goes_on_in_float16_and_nowhere_else(whole: Started, digi
     assert kept == {Precision.AMP_FP16: True, Precision.AMP_BF16: False, Precision.FP32: False}
 
 
+def test_a_crash_says_where_it_happened_and_not_where_the_attempt_began(
+    whole: Started, digits: Path, tmp_path: Path
+) -> None:
+    crash = (Fault(kind=FaultKind.CRASH, at_epoch=3, at_step=4),)
+    parent = replace(whole.parent("checkpoints/epoch_1.pt"), path=str(whole.folder / "checkpoints/epoch_1.pt"))
+    started = prepare(tmp_path / "run", 1, digits_spec(digits, faults=crash), parent=parent)
+    assert run_here(started) == ExitCode.CRASHED
+    event = started.events()[-1]
+    assert (event.kind, event.epoch, event.facts["step_in_epoch"]) == ("crashed", 3, 2)  # the newest step that was read
+    assert (event.step, event.samples_seen) == (12, 12 * 16)
+    assert event.facts["error"] == "RehearsedCrash: rehearsed crash at epoch 3, step 4"
+
+
 def test_an_epoch_is_on_disk_before_it_is_evaluated_and_a_failed_evaluation_costs_nothing(
     digits: Path, tmp_path: Path
 ) -> None:
