@@ -48,7 +48,8 @@ class Cluster:
         try:
             cluster._start()
         except BaseException as error:
-            logs = _last_words(plan)
+            names = ("start", "munged", "mariadbd", "slurmdbd", "slurmctld", plan.names[0])
+            logs = "\n".join(f"--- {name}\n{cluster.said(name)}" for name in names)
             cluster.down()
             if isinstance(error, ClusterError):
                 raise ClusterError(f"{error}\n{logs}") from None
@@ -110,6 +111,11 @@ class Cluster:
         foreign = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | self.environ
         return subprocess.run(argv, env=environment, check=check, timeout=timeout, text=True, capture_output=True)
+
+    def said(self, name: str) -> str:
+        """The end of a daemon's log; a slurmd goes by its node's name."""
+        log = self.plan.log(name)
+        return log.read_text(errors="replace")[-3000:] if log.exists() else ""
 
     @property
     def config_home(self) -> Path:
@@ -257,9 +263,3 @@ def _write_files(plan: Plan) -> None:
         database = plan.folder / "slurmdbd.conf"
         database.touch(mode=0o600)  # slurmdbd refuses anything else
         database.write_text(slurmdbd_conf(plan))
-
-
-def _last_words(plan: Plan) -> str:
-    names = ("start", "munged", "mariadbd", "slurmdbd", "slurmctld", plan.names[0])
-    tails = ((file.name, file.read_text(errors="replace")[-1000:]) for file in map(plan.log, names) if file.exists())
-    return "\n".join(f"--- {name}\n{text}" for name, text in tails if text)

@@ -33,8 +33,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     for name in CLUSTERS if report.failed and isinstance(item, pytest.Function) else ():
         cluster = item.funcargs.get(name)
         if isinstance(cluster, Cluster):
-            log = cluster.plan.log("slurmctld").read_text(errors="replace")
-            report.sections.append((f"slurmctld of {name}", log[-3000:]))
+            report.sections.append((f"slurmctld of {name}", cluster.said("slurmctld")))
     return report
 
 

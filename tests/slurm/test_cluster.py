@@ -118,7 +118,7 @@ def test_accounting_is_disabled_or_answers(cluster: Cluster, accounted: Cluster,
     query = ("sacct", "-X", "-n", "-P", "-j", job, "-o", "Account,State,ExitCode,Comment")
     until(lambda: "FAILED" in accounted.run(*query).stdout)
     assert accounted.run(*query).stdout == "clip|FAILED|3:0|from here\n"
-    wrong = accounted.run("sbatch", "--account=nobodys", "--wrap=true", check=False)
+    wrong = accounted.run("sbatch", "--account=nobodys", "--output=/dev/null", "--wrap=true", check=False)
     assert "Invalid account" in wrong.stderr
 
 

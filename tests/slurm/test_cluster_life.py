@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster, ClusterError
+from tests.cluster.processes import of_cluster, send
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
@@ -72,18 +73,31 @@ def test_a_cluster_ends_with_its_context(folder: Path) -> None:
     assert mentions(folder) == [] and not folder.exists()
 
 
-def test_the_next_up_ends_what_a_killed_owner_left(folder: Path) -> None:
-    """Daemons and ranks that do not heed SIGTERM; but a cluster whose owner lives is left alone."""
-    command = [sys.executable, "-c", OWNER, str(folder / "dead")]
+@pytest.fixture
+def owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process with a cluster, and in it ranks that do not heed SIGTERM."""
+    command = [sys.executable, "-c", OWNER, str(folder / "owned")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None and owner.stdout.readline() == "up\n"
-        with Cluster.up(folder / "other", nodes=1):
-            assert len(Cluster.at(folder / "dead").states()) == 2
-        owner.send_signal(signal.SIGKILL)
-    left = mentions(folder / "dead")
-    assert any("sleep 1000" in line for line in left) and any("slurmctld" in line for line in left)
+        try:
+            assert owner.stdout is not None and owner.stdout.readline() == "up\n"
+            yield owner
+        finally:
+            owner.kill()
+
+
+def test_the_next_up_ends_what_a_killed_owner_left(folder: Path, owner: subprocess.Popen[str]) -> None:
+    """Ranks included that a slurmstepd left when it was killed; but a cluster whose owner lives is left alone."""
+    cluster = Cluster.at(folder / "owned")
+    with Cluster.up(folder / "other", nodes=1):
+        assert len(cluster.states()) == 2
+    owner.kill()
+    owner.wait()
+    parents = [item for item in of_cluster(cluster.folder) if item.program.startswith("slurmstepd")]
+    send(signal.SIGKILL, parents)
+    left = mentions(cluster.folder)
+    assert any("sleep 1000" in line for line in left) and any("slurmctld" in line for line in left) and parents
     with Cluster.up(folder / "next", nodes=1):
-        assert mentions(folder / "dead") == [] and not (folder / "dead").exists()
+        assert mentions(cluster.folder) == [] and not cluster.folder.exists()
     assert mentions(folder) == []
 
 
