@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 
 from clipctl.backends.slurm_codec import fields
@@ -12,13 +11,6 @@ from clipctl.backends.slurm_codec import fields
 def differences(directives: Mapping[str, str], shown: str) -> tuple[str, ...]:
     """A line for each. `directives`: sbatch's long options to their texts; `shown`: `scontrol show job --oneliner`."""
     return tuple(_differences(directives, fields(shown)))
-
-
-def directives(script: str) -> dict[str, str]:
-    """The long options of its #SBATCH lines; a flag's text is empty."""
-    lines = [shlex.split(line.removeprefix("#SBATCH")) for line in script.split("\n") if line.startswith("#SBATCH ")]
-    pairs = [word.removeprefix("--").partition("=") for words in lines for word in words if word.startswith("--")]
-    return {option: text for option, _, text in pairs}
 
 
 def _differences(directives: Mapping[str, str], job: Mapping[str, str]) -> Iterator[str]:

@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipctl.backends import slurm_codec as codec
-from clipctl.backends.comparison import differences, directives
+from clipctl.backends.comparison import differences
 from clipctl.backends.slurm_codec import Row
 from clipctl.backends.transport import NOT_FOUND, Completed, Here, Transport, with_only
+from clipctl.directives import parse_directives
 from clipctl.domain import (
     Accepted,
     JobHandle,
@@ -63,11 +64,14 @@ class SlurmBackend:
         """In this process: whoever kills it leaves sbatch to itself, and the job is found by its nonce."""
         from clipctl.backends.executor import submit  # submitit is slow to import
 
+        try:
+            told = parse_directives(script.read_text(encoding="utf-8"))
+        except OSError as error:
+            return Rejected(reason=f"{error.filename}: {error.strerror}")
         answer = submit(script, self._environment, self._limits.submit_timeout)
         if not isinstance(answer, Accepted):
             return answer
         shown = self._run(["scontrol", "show", "job", "--oneliner", answer.scheduler_id])
-        told = directives(script.read_text(encoding="utf-8"))
         return replace(answer, differences=differences(told, shown.out)) if shown.code == 0 else answer
 
     # --- look -------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipctl.backends.comparison import differences, directives
+from clipctl.backends.comparison import differences
+from clipctl.directives import parse_directives
 
 SCRIPT = """#!/bin/bash
 # not a directive
@@ -31,7 +32,7 @@ SHOWN = (
 
 def found(change: str = "", to: str = "") -> tuple[str, ...]:
     assert change in SHOWN
-    return differences(directives(SCRIPT), SHOWN.replace(change, to))
+    return differences(parse_directives(SCRIPT), SHOWN.replace(change, to))
 
 
 def test_slurms_own_spelling_is_no_difference() -> None:
