@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 DEMO_HOME := $(CURDIR)/.demo
 export PYTHON
 
-.PHONY: help demo test slurm lint soak bench docs lock clean
+.PHONY: help demo test slurm lint soak rehearse bench docs lock clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -27,6 +27,9 @@ slurm:
 
 soak: slurm $(INSTALLED)  ## the same tests with large counts (hours)
 	CLIPCTL_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 7200
+
+rehearse: slurm $(INSTALLED)  ## launch l14-laion2b on an emulated cluster of 96 x 4, with 384 real ranks
+	$(BIN)/python -m tests.rehearse
 
 bench: $(INSTALLED)  ## costs as ratios, so that they hold on any machine
 	$(BIN)/python -m tests.bench.status

@@ -92,7 +92,9 @@ print(*sorted(heavy & {{name.partition(".")[0] for name in sys.modules}}))
 """
 
 
-@pytest.mark.parametrize("statement", ["import clipctl.cli", "import clipctl.ops.read"])
+@pytest.mark.parametrize(
+    "statement", ["import clipctl.cli", "import clipctl.ops.read", "import clipctl.backends.slurm"]
+)
 def test_help_and_status_wait_for_nothing_heavy(statement: str) -> None:
     command = [sys.executable, "-c", IMPORTS.format(statement=statement)]
     assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split() == []

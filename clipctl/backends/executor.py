@@ -59,7 +59,6 @@ def submit(script: Path, environment: Mapping[str, str], timeout: float) -> Acce
     try:
         executor = ScriptExecutor(script, command)
         executor.folder.mkdir(mode=0o700, exist_ok=True)
-        script.read_bytes()
     except OSError as error:
         return Rejected(reason=f"{error.filename}: {error.strerror}")
     try:
@@ -72,7 +71,7 @@ def submit(script: Path, environment: Mapping[str, str], timeout: float) -> Acce
 
 
 def _said(error: Exception) -> Completed:
-    """What sbatch left, from submitit's exceptions. Without a code: it left with 0, and its text is not understood."""
+    """What sbatch left, from submitit's exceptions. One without a cause: it left with 0, and its text says nothing."""
     cause = error.__cause__
     if isinstance(cause, subprocess.CalledProcessError):
         return Completed(code=cause.returncode, out=cause.output, err=cause.stderr)

@@ -11,6 +11,7 @@ import re
 from clipctl.backends.transport import NOT_FOUND, Completed, last_line
 from clipctl.domain import Accepted, Rejected, Unknown
 
+TIMED_OUT = 124  # what coreutils' timeout leaves with
 FAILED = "sbatch: error: Batch job submission failed: "
 LIMIT = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 
@@ -72,7 +73,8 @@ def understood(answer: Completed) -> Accepted | Rejected | Unknown:
     """Only the code and standard output accept: standard error may complain of what a second try made good."""
     if answer.code == 0:
         return _accepted(answer.out)
-    return _rejected(answer) or Unknown(reason=f"sbatch: {answer.failure}")
+    reason = "no answer in time" if answer.code == TIMED_OUT else answer.failure.removeprefix("sbatch: error: ")
+    return _rejected(answer) or Unknown(reason=f"sbatch: {reason}")
 
 
 def job_id(out: str) -> str | None:

@@ -64,11 +64,14 @@ class SlurmBackend:
         """In this process: whoever kills it leaves sbatch to itself, and the job is found by its nonce."""
         from clipctl.backends.executor import submit  # submitit is slow to import
 
+        try:
+            told = parse_directives(script.read_text(encoding="utf-8"))
+        except OSError as error:
+            return Rejected(reason=f"{error.filename}: {error.strerror}")
         answer = submit(script, self._environment, self._limits.submit_timeout)
         if not isinstance(answer, Accepted):
             return answer
         shown = self._run(["scontrol", "show", "job", "--oneliner", answer.scheduler_id])
-        told = parse_directives(script.read_text(encoding="utf-8"))
         return replace(answer, differences=differences(told, shown.out)) if shown.code == 0 else answer
 
     # --- look -------------------------------------------------------------------------------------------

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from clipctl.backends.comparison import differences
+<<<<<<< HEAD
 from clipctl.directives import parse_directives as directives
+=======
+from clipctl.directives import parse_directives
+>>>>>>> wt-d
 
 SCRIPT = """#!/bin/bash
 # not a directive
@@ -32,7 +36,7 @@ SHOWN = (
 
 def found(change: str = "", to: str = "") -> tuple[str, ...]:
     assert change in SHOWN
-    return differences(directives(SCRIPT), SHOWN.replace(change, to))
+    return differences(parse_directives(SCRIPT), SHOWN.replace(change, to))
 
 
 def test_slurms_own_spelling_is_no_difference() -> None:

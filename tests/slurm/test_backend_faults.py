@@ -25,17 +25,11 @@ def found(jobs: Jobs, identity: JobIdentity, patience: float = 30.0) -> JobRepor
     return report
 
 
-@pytest.mark.parametrize(
-    ("limits", "why"),
-    [(IMPATIENT, "left with code 124"), (PATIENT, "Socket timed out on send/recv operation")],
-    ids=["ended by us", "given up by sbatch"],
-)
-def test_a_submission_without_an_answer_was_accepted(jobs: Jobs, limits: Limits, why: str) -> None:
+def test_a_submission_without_an_answer_was_accepted(jobs: Jobs) -> None:
     jobs.cluster.freeze_controller()
-    jobs.limits = limits
-    identity, answer = jobs.try_submit()
-    assert isinstance(answer, Unknown) and why in answer.reason
     jobs.limits = IMPATIENT
+    identity, answer = jobs.try_submit()
+    assert answer == Unknown(reason="sbatch: no answer in time")
     assert isinstance(jobs.backend.find(identity), Unobservable)
     jobs.limits = PATIENT
     jobs.cluster.thaw()
@@ -45,12 +39,10 @@ def test_a_submission_without_an_answer_was_accepted(jobs: Jobs, limits: Limits,
 
 def test_a_submission_without_an_answer_reached_nobody(jobs: Jobs) -> None:
     jobs.cluster.stop_controller()
-    jobs.limits = Limits(query_timeout=5, submit_timeout=30)
+    jobs.limits = IMPATIENT
     identity, answer = jobs.try_submit()
-    assert answer == Unknown(
-        reason="sbatch: sbatch: error: Batch job submission failed: "
-        "Unable to contact slurm controller (connect failure)"
-    )
+    assert isinstance(answer, Unknown)
+    jobs.limits = PATIENT
     jobs.cluster.start_controller()
     assert jobs.backend.find(identity) is None and jobs.ids(identity) == []
 
