@@ -134,8 +134,9 @@ def refuse(plan: ResumePlan, force: tuple[str, ...]) -> None:
     if not against:
         return
     hint = next((item.hint for item in against if item.hint), "")
-    if not any(item.final for item in against):
-        hint += " | " * bool(hint) + " ".join(f"--force {item.name}" for item in against) + " overrules"
+    forcing = " ".join(f"--force {item.name}" for item in against)
+    if not any(item.final for item in against) and forcing not in hint:
+        hint += " | " * bool(hint) + f"{forcing} overrules"
     raise Refused("\n".join(f"{item.text} ({item.name})" for item in against), hint)
 
 

@@ -65,7 +65,7 @@ def test_a_run_that_is_told_to_stop_goes_on_where_it_stood(desk: Desk):
     assert desk.launch("term", *long).code == 0
     desk.wait("term", lambda run: (run["progress"]["step"] or 0) >= 3)
     desk.signal(signal.SIGTERM)
-    run = desk.wait("term", lambda run: run["state"] == "stopped")
+    run = desk.wait("term", lambda run: run["state"] == "stopped" and not run["job"]["live"])
     assert run["last_incident"]["kind"] == "stopped"
     assert run["last_checkpoint"]["path"].startswith("attempts/1/steps/step_")
     said = desk.clipctl("resume", "-y", "--follow")

@@ -217,8 +217,9 @@ def test_a_cancelled_run_needs_a_word(stage: Stages):
     run.event(EventKind.STOPPED, epoch=1, into=4, signal="SIGTERM", checkpoint="steps/step_4.pt")
     run.end(ExitCode.STOPPED)
     assert run.state is RunState.CANCELLED
-    with pytest.raises(Refused, match="cancelled by a person"):
+    with pytest.raises(Refused, match="cancelled by a person") as refused:
         run.resume()
+    assert refused.value.hint == "clipctl resume tiny --force cancelled"
     run.resume(force=("cancelled",))
     assert run.state in (RunState.QUEUED, RunState.RUNNING)
 
