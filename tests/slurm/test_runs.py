@@ -66,7 +66,7 @@ def test_an_accepted_job_that_the_controller_lost_is_lost(desk: SlurmDesk) -> No
     desk.trains("blocker")
     lost = desk.launched("r", "resources.nodes=6")
     desk.cluster.restart_controller(lose_state=True)
-    foreign = desk.cluster.run("sbatch", "--parsable", "--wrap=sleep 60", f"--job-name=other-{lost}").stdout
+    foreign = desk.cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 60", f"--job-name=other-{lost}").stdout
     assert foreign
     eventually(lambda: desk.looked("r")["last_incident"] is not None)
     assert desk.status("r")["last_incident"]["kind"] == "lost"
@@ -77,7 +77,7 @@ def test_preemption_with_time_to_save_goes_on_at_the_very_step(desk: SlurmDesk) 
     desk.launched("r", LONG, "slurm.partition=booster-grace", "resources.nodes=6")
     desk.trains("r", 5)
     urgent = desk.cluster.run(
-        "sbatch", "--parsable", "--partition=urgent", "--nodes=6", "--wrap=sleep 1"
+        "sbatch", "--parsable", "--output=/dev/null", "--partition=urgent", "--nodes=6", "--wrap=sleep 1"
     ).stdout.strip()
     run = desk.ended("r")
     assert (run["state"], run["last_incident"]["kind"]) == ("stopped", "preempted")
@@ -92,7 +92,7 @@ def test_preemption_without_a_grace_is_a_preemption(desk: SlurmDesk) -> None:
     """F14."""
     desk.launched("r", LONG, "slurm.partition=booster-cancel", "resources.nodes=6")
     desk.trains("r", 5)
-    desk.cluster.run("sbatch", "--partition=urgent", "--nodes=6", "--wrap=sleep 1")
+    desk.cluster.run("sbatch", "--output=/dev/null", "--partition=urgent", "--nodes=6", "--wrap=sleep 1")
     run = desk.ended("r")
     assert (run["state"], run["last_incident"]["kind"]) == ("stopped", "preempted")
 
