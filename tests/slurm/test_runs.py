@@ -66,7 +66,9 @@ def test_an_accepted_job_that_the_controller_lost_is_lost(desk: SlurmDesk) -> No
     desk.trains("blocker")
     lost = desk.launched("r", "resources.nodes=6")
     desk.cluster.restart_controller(lose_state=True)
-    foreign = desk.cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 60", f"--job-name=other-{lost}").stdout
+    foreign = desk.cluster.run(
+        "sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 60", f"--job-name=other-{lost}"
+    ).stdout
     assert foreign
     eventually(lambda: desk.looked("r")["last_incident"] is not None)
     assert desk.status("r")["last_incident"]["kind"] == "lost"
