@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipctl.backends.comparison import differences
-<<<<<<< HEAD
-from clipctl.directives import parse_directives as directives
-=======
 from clipctl.directives import parse_directives
->>>>>>> wt-d
 
 SCRIPT = """#!/bin/bash
 # not a directive
