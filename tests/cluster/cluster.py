@@ -218,7 +218,7 @@ class Cluster:
             if not self._slurmd(name):
                 self._boot(name)
         cancelled: set[str] = set()
-        wait_for("no jobs and idle nodes", lambda: self._calm(cancelled))
+        wait_for("no jobs and idle nodes", lambda: self._calm(cancelled), patience=120.0)
 
     def _calm(self, cancelled: set[str]) -> bool:
         """Ends what runs, without KillWait for ranks that do not heed SIGTERM, and says whether nothing did."""
@@ -237,8 +237,8 @@ class Cluster:
         return [item for item in of_cluster(self.folder) if item.program == program]
 
     def _stop(self, program: str) -> None:
-        self.thaw()
         send(signal.SIGTERM, self._daemon(program))
+        send(signal.SIGCONT, self._daemon(program))  # it may have been frozen
         wait_for(f"end of {program}", lambda: not self._daemon(program))
 
 

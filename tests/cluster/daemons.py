@@ -63,7 +63,6 @@ def start_slurmdbd(plan: Plan) -> None:
 
 def register(plan: Plan) -> None:
     """The cluster, an account and its user, in the accounting's database."""
-    environment = {"PATH": PATH, "SLURM_CONF": str(plan.slurm_conf)}
     where = f"cluster={CLUSTER_NAME}"
     commands = [
         f"add cluster {CLUSTER_NAME}",
@@ -73,9 +72,7 @@ def register(plan: Plan) -> None:
     if plan.user == "root":  # slurmdbd itself has put it into another account
         commands.append(f"modify user where user=root set defaultaccount={ACCOUNT}")
     for command in commands:
-        subprocess.run(
-            ["sacctmgr", "-i", *command.split()], env=environment, check=True, stdout=subprocess.DEVNULL, timeout=60
-        )
+        _launch(plan, "sacctmgr", "-i", *command.split(), SLURM_CONF=str(plan.slurm_conf))
 
 
 def start_slurmctld(plan: Plan) -> None:
@@ -120,7 +117,7 @@ def _listens(address: Path | tuple[str, int]) -> bool:
 
 
 def _launch(plan: Plan, program: str, *arguments: str, **environment: str) -> None:
-    """Runs a program that goes to the background by itself. Nothing of our own environment reaches it, nor its jobs."""
+    """Runs a program that ends or goes to the background. Nothing of our environment reaches it, nor its jobs."""
     bare = {"PATH": PATH, MARK: str(plan.folder)} | environment
     with plan.log("start").open("ab") as log:
         command = [program, *arguments]

@@ -69,16 +69,14 @@ def accounted(installed: None) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def in_order(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands of the test reach its cluster; whatever it did there ends with it."""
-    name = next((name for name in CLUSTERS if name in request.fixturenames), None)
-    if name is None:
-        yield
-        return
-    cluster: Cluster = request.getfixturevalue(name)
-    for variable, value in cluster.environ.items():
-        monkeypatch.setenv(variable, value)
+    """Commands of the test reach its cluster, the accounted one where it has both; what it did there ends with it."""
+    clusters: list[Cluster] = [request.getfixturevalue(name) for name in CLUSTERS if name in request.fixturenames]
+    for cluster in clusters[:1]:
+        for variable, value in cluster.environ.items():
+            monkeypatch.setenv(variable, value)
     yield
-    cluster.restore()
+    for cluster in clusters:
+        cluster.restore()
 
 
 @pytest.fixture
