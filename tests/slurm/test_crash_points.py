@@ -63,7 +63,7 @@ def test_a_launch_that_was_killed_is_one_job_or_none(desk: SlurmDesk, point: str
     if point.startswith("K3"):  # a folder that no store knows, and from which nothing ran: the hint says what to type
         refused = desk.launch("r", *SHORT)
         assert refused.code == 5 and "is in use already" in refused.err
-        subprocess.run(refused.err.partition("hint: ")[2].partition(",")[0], shell=True, check=True)
+        subprocess.run(refused.err.partition("this helps too: ")[2], shell=True, check=True)
     goes_on(desk, "r", attempts=2)
 
 
