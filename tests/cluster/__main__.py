@@ -43,11 +43,16 @@ def start(asked: argparse.Namespace) -> None:
     cluster = Cluster.up(
         asked.folder, nodes=asked.nodes, gpus=asked.gpus, accounting=asked.accounting, owner_pid=NOBODY
     )
+    root = cluster.folder / "root"
+    root.mkdir()
+    cluster.profile(root)
     print(f"up in {time.monotonic() - began:.1f} s; in every shell that is to use it:\n{exports(cluster)}")
 
 
 def exports(cluster: Cluster) -> str:
-    return "\n".join(f"export {name}={value}" for name, value in cluster.environ.items())
+    """For Slurm's commands, and for clipctl to find its profile `emulated`."""
+    variables = cluster.environ | {"XDG_CONFIG_HOME": str(cluster.config_home)}
+    return "\n".join(f"export {name}={value}" for name, value in variables.items())
 
 
 def status(cluster: Cluster) -> None:
