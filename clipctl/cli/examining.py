@@ -27,12 +27,13 @@ def doctor(
     """Check this site: schedulers, limits, disks, clocks. Changes nothing."""
     from clipctl.backends.transport import Here
     from clipctl.ops import doctor as operation
-    from clipctl.ops.launch import cluster_here
+    from clipctl.ops.launch import cluster_here, lacking
     from clipctl.spec import load_cluster, resolve
 
     spec = resolve(what, sets=sets or (), cluster=cluster, fallback=cluster_here) if what else None
     profile = load_cluster(spec.cluster if spec else cluster or cluster_here() or "local")
-    report = operation.examine(profile, spec, Here(), run_job=job)
+    problems = lacking(spec, profile) if spec else ()
+    report = operation.examine(profile, spec, problems, Here(), run_job=job)
     if as_json:
         say_json(report)
     else:

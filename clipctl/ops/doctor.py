@@ -6,17 +6,16 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from clipctl.backends.transport import Transport
-from clipctl.errors import Unavailable
 from clipctl.home import home
 from clipctl.site import preflight, slurm
 from clipctl.site.disks import disk_of
-from clipctl.spec import Cluster, RunSpec, missing_data
+from clipctl.spec import Cluster, RunSpec
 from trainer.contract import SCHEMA
 
 CLOCK_TOLERANCE = 5.0  # seconds between this host's clock and a file system's
@@ -53,11 +52,16 @@ class Report:
         return all(finding.level is not Level.PROBLEM for finding in self.findings)
 
 
-def examine(cluster: Cluster, spec: RunSpec | None, transport: Transport, *, run_job: bool) -> Report:
-    """`spec`: also whether this run could be launched here."""
+def examine(
+    cluster: Cluster, spec: RunSpec | None, lacking: Sequence[str], transport: Transport, *, run_job: bool
+) -> Report:
+    """`spec`: also whether this run could be launched here; `lacking`: what a launch of it would refuse for."""
     findings = [*_home(), *_cron()]
     if cluster.scheduler == "slurm":
         findings += _slurm(cluster, spec, transport)
+    findings += [_problem("launch", line) for line in lacking]
+    if spec is not None and not lacking:
+        findings.append(_ok("launch", f"{spec.name}: nothing is missing"))
     root = spec.root if spec else cluster.root
     if root is not None:
         findings += _root(root)
@@ -91,23 +95,16 @@ def _cron() -> Iterator[Finding]:
 
 def _slurm(cluster: Cluster, spec: RunSpec | None, transport: Transport) -> Iterator[Finding]:
     absent = [name for name in slurm.BINARIES if not slurm.there(transport, name)]
-    try:
-        site = slurm.ask(transport) if not absent else None
-    except Unavailable as error:
-        yield _problem("slurm", f"{error.message}; {error.hint}")
-        return
-    if site is None:
-        yield _problem("slurm", f"not on this machine: {', '.join(absent or slurm.BINARIES)}")
+    if absent:
+        yield _problem("slurm", f"not on this machine: {', '.join(absent)}")
+    site = slurm.ask(transport)
+    if isinstance(site, slurm.Absent):
+        yield _problem("slurm", site.reason)
     else:
         yield _ok("slurm", f"{site.version}, cluster {site.cluster_name}")
         yield _accounting(site, transport)
         chosen = preflight.partitions(site, (spec or cluster).slurm)
         yield from (_ok("partition", _words(partition)) for partition in chosen)
-    if spec is not None:
-        lacking = [*missing_data(spec), *preflight.problems(spec, cluster, site)]
-        yield from (_problem("launch", line) for line in lacking)
-        if not lacking:
-            yield _ok("launch", f"{spec.name}: nothing is missing")
 
 
 def _accounting(site: slurm.Site, transport: Transport) -> Finding:
@@ -138,7 +135,10 @@ def _root(root: Path) -> Iterator[Finding]:
         yield _ok("root", text)
     else:
         yield _warning("root", f"{text}; whether nodes see it is not known: clipctl doctor --job finds out")
-    yield _clock(next(each for each in (root, *root.parents) if each.is_dir()))
+    try:
+        yield _clock(next(each for each in (root, *root.parents) if each.is_dir()))
+    except OSError as error:  # to root every folder seems to be writable
+        yield _problem("root", f"{root} cannot be written to: {error.strerror}")
 
 
 def _clock(folder: Path) -> Finding:

@@ -48,13 +48,17 @@ def plan(argument: str, *, sets: Sequence[str], name: str | None, cluster: str |
     """NotFound, or InvalidSpec with every mistake: of the spec, or else of what this machine lacks for it."""
     spec = resolve(argument, sets=sets, name=name, cluster=cluster, fallback=cluster_here)
     profile = load_cluster(spec.cluster)
-    prepare = _digits_folder(spec)
-    problems = [] if prepare else list(missing_data(spec))
+    if problems := lacking(spec, profile):
+        raise InvalidSpec(problems, f"clipctl doctor {argument} --cluster {spec.cluster}")
+    return LaunchPlan(start=_start(spec, profile), prepare=_digits_folder(spec))
+
+
+def lacking(spec: RunSpec, profile: Cluster) -> tuple[str, ...]:
+    """All that this machine lacks for a launch, one line each with what to type."""
+    problems = [] if _digits_folder(spec) else list(missing_data(spec))
     if profile.scheduler == "slurm":
         problems += preflight.problems(spec, profile, slurm.ask(Here()))
-    if problems:
-        raise InvalidSpec(tuple(problems), f"clipctl doctor {argument} --cluster {spec.cluster}")
-    return LaunchPlan(start=_start(spec, profile), prepare=prepare)
+    return tuple(problems)
 
 
 def cluster_here() -> str | None:
@@ -62,7 +66,7 @@ def cluster_here() -> str | None:
     if (named := default_cluster()) is not None:
         return named
     site = slurm.ask(Here())
-    return cluster_of(site.cluster_name) if site else None
+    return cluster_of(site.cluster_name) if isinstance(site, slurm.Site) else None
 
 
 def _start(spec: RunSpec, cluster: Cluster) -> execute.Start:

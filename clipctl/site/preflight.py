@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipctl.site.disks import checkpoint_bytes, disk_of, files_kept
-from clipctl.site.slurm import Partition, Site
+from clipctl.site.slurm import Absent, Partition, Site
 from clipctl.spec import Cluster, RunSpec
 from clipctl.spec.slurm import SbatchOptions, seconds
 
 GB = 1e9
 
 
-def problems(spec: RunSpec, cluster: Cluster, site: Site | None) -> Iterator[str]:
-    """One line each. `site`: None where there is no Slurm on this machine."""
+def problems(spec: RunSpec, cluster: Cluster, site: Site | Absent) -> Iterator[str]:
+    """One line each."""
     yield from _slurm(cluster, site)
     if cluster.account_required and spec.slurm.account is None:
         yield f"slurm.account: is missing: {cluster.name} bills a project; --set slurm.account=NAME"
-    if site is not None:
+    if isinstance(site, Site):
         yield from _partition(spec, site)
     yield from _root(spec, cluster)
 
 
-def _slurm(cluster: Cluster, site: Site | None) -> Iterator[str]:
-    if site is None:
-        yield f"sbatch: is not here: launch on a login node of {cluster.name}; clipctl render works anywhere"
+def _slurm(cluster: Cluster, site: Site | Absent) -> Iterator[str]:
+    if isinstance(site, Absent):
+        yield f"{site.reason}: launch on a login node of {cluster.name}; clipctl render works anywhere"
     elif cluster.cluster_name is not None and site.cluster_name != cluster.cluster_name:
         yield f"cluster={cluster.name}: is not here, this is {site.cluster_name}; --cluster NAME (clipctl presets)"
 

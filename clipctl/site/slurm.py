@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clipctl.backends.transport import Transport
-from clipctl.errors import Unavailable
+from clipctl.backends.transport import NOT_FOUND, Transport
 
 BINARIES = ("sbatch", "squeue", "scontrol", "scancel", "srun")
 TIMEOUT = 10.0  # seconds
@@ -32,20 +31,27 @@ class Site:
     partitions: Mapping[str, Partition]
 
 
-def ask(transport: Transport) -> Site | None:
-    """None: no Slurm client here. Unavailable: the controller does not answer."""
-    if not there(transport, "scontrol"):
-        return None
-    config = transport.run(["scontrol", "show", "config"], timeout=TIMEOUT)
-    partitions = transport.run(["scontrol", "show", "partition", "-o"], timeout=TIMEOUT)
-    for answer in (config, partitions):
+@dataclass(frozen=True)
+class Absent:
+    """No Slurm to be asked, and why."""
+
+    reason: str
+
+
+def ask(transport: Transport) -> Site | Absent:
+    answers = []
+    for command in (["scontrol", "show", "config"], ["scontrol", "show", "partition", "-o"]):
+        answer = transport.run(command, timeout=TIMEOUT)
+        if answer.code is None or answer.code == NOT_FOUND:
+            return Absent(f"no Slurm is here ({answer.failure})")
         if answer.code != 0:
-            raise Unavailable(f"Slurm does not answer: {answer.failure}", "scontrol ping")
-    return parse(config.out, partitions.out)
+            return Absent(f"Slurm does not answer ({answer.failure})")
+        answers.append(answer.out)
+    return parse(*answers)
 
 
 def there(transport: Transport, program: str) -> bool:
-    return transport.run([program, "--version"], timeout=TIMEOUT).code == 0
+    return transport.run([program, "--version"], timeout=TIMEOUT).code not in (None, NOT_FOUND)
 
 
 def parse(config: str, partitions: str) -> Site:
