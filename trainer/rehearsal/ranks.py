@@ -18,7 +18,7 @@ from trainer.place import Place
 Floats = NDArray[np.float32]
 
 LENGTH = struct.Struct(">I")
-CHUNK = 65536  # bytes; any message but that of many ranks' hosts
+CHUNK = 8192  # bytes; what ranks are told in a step is less
 LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, STOP, BAD, SEEN = range(8)  # of a row
 ROW = 8
 
