@@ -156,24 +156,28 @@ def test_a_banner_before_an_answer_is_passed_over() -> None:
     assert queue("Welcome to the cluster!\n\n" + recorded("queue")) == queue()
 
 
-def without_comments() -> str:
-    return "".join(
-        line + ("\n" if line else "") if line.startswith("JobIDRaw") else line.rpartition(MARK)[0] + MARK + "\n"
-        for line in recorded("accounting").split("\n")
-        if line
-    )
+def ended(*ids: str, comments: bool = False) -> str:
+    """Accounting of these jobs alone; without comments, as many sites' is."""
+    header, *lines = recorded("accounting").rstrip("\n").split("\n")
+    chosen = [line for line in lines if line.partition(MARK)[0] in ids]
+    bare = chosen if comments else [line.rpartition(MARK)[0] + MARK for line in chosen]
+    return "\n".join([header, *bare, ""])
 
 
 def test_where_accounting_keeps_no_comments_name_time_and_folder_tell_the_only_job() -> None:
-    lines = [line for line in without_comments().split("\n") if line[:2] in ("Jo", "48")]
-    row = codec.own_ended(accounting("\n".join([*lines, ""])), job(1), UID)
+    row = codec.own_ended(accounting(ended("48")), job(1), UID)
     assert row is not None and (row.report.exit_code, row.report.nonce) == ("85:0", "0000000000000001")
-    elsewhere = "\n".join([*lines, ""]).replace("/p/scratch/runs/demo", "/p/scratch/runs/other")
+    elsewhere = ended("48").replace("/p/scratch/runs/demo", "/p/scratch/runs/other")
     assert codec.own_ended(accounting(elsewhere), job(1), UID) is None
+    assert codec.own_ended(accounting(ended("48")), job(1, intent=INTENT - 61), UID) is None
 
 
 def test_where_that_leaves_a_choice_nothing_is_believed() -> None:
-    assert codec.own_ended(accounting(without_comments()), job(1), UID) is None
+    assert codec.own_ended(accounting(ended("48", "49")), job(1), UID) is None
+
+
+def test_a_job_with_another_nonce_is_not_taken_for_one_without() -> None:
+    assert codec.own_ended(accounting(ended("48", comments=True)), job(2), UID) is None
 
 
 def test_the_sizes_of_partitions() -> None:
