@@ -269,6 +269,7 @@ class Limits:
     unanswered_for: NotNegative = 180.0  # the same for a job whose submission was never answered: it may yet arrive
     claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
     rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
+    poll_every: NotNegative = 15.0  # while somebody watches; schedulers are not to be asked in a loop
     query_timeout: Positive = 30.0  # a question to the scheduler
     submit_timeout: Positive = 180.0  # sbatch itself tries again for two minutes
 

@@ -245,9 +245,10 @@ def logs(
     from clipctl.ops.clock import SystemClock
 
     job = operation.job_of(home(), run, attempt)
+    pulse = queue.Pulse(home(), job.identity.nonce)
 
     def alive() -> bool:
-        return job.live and queue.may_live(home(), job.identity.nonce)
+        return job.live and pulse.may_live()
 
     for line in operation.lines(job, rank=rank, alive=alive if follow else None, clock=SystemClock()):
         say(_log_json(line, job.identity.attempt) if as_json else line.text)

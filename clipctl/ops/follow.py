@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from clipctl.backends import Backend
     from clipctl.store.writer import Store
 
-INTERVAL = 0.5  # seconds between two looks
+INTERVAL = 0.5  # seconds between two looks at what the ranks wrote
 
 
 def follow(nonce: str, *, backend: Backend, limits: Limits, store: Store, clock: Clock) -> Iterator[Observation]:
-    """Every look, the last one when the job is over."""
+    """The newest look, again and again, the last one when the job is over; the scheduler is asked less often."""
+    due = clock.now()
     while True:
-        (seen,) = observe([store.job(nonce)], backend=backend, limits=limits, store=store, clock=clock)
+        if clock.now() >= due:
+            (seen,) = observe([store.job(nonce)], backend=backend, limits=limits, store=store, clock=clock)
+            due = clock.now() + limits.poll_every
         yield seen
         if seen.over:
             return

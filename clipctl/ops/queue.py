@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,9 +27,20 @@ def ask(home: Path) -> Mapping[str, QueueSnapshot | Unobservable]:
     }
 
 
-def may_live(home: Path, nonce: str) -> bool:
-    """Whether a scheduler lists the job as alive, or one that could know of it does not answer."""
-    return any(_may_live(answer, nonce) for answer in ask(home).values())
+class Pulse:
+    """Whether a job may live, for who waits for its end: its scheduler is asked as seldom as its cluster wants."""
+
+    def __init__(self, home: Path, nonce: str) -> None:
+        self._home, self._nonce = home, nonce
+        self._alive, self._due = True, 0.0
+
+    def may_live(self) -> bool:
+        """A scheduler lists the job as alive, or one that could know of it does not answer."""
+        if time.monotonic() >= self._due:
+            self._alive = any(_may_live(answer, self._nonce) for answer in ask(self._home).values())
+            limits = (run.limits for run, job in read.jobs_live(self._home) if job.identity.nonce == self._nonce)
+            self._due = time.monotonic() + max((each.poll_every for each in limits), default=0.0)
+        return self._alive
 
 
 def _may_live(answer: QueueSnapshot | Unobservable, nonce: str) -> bool:

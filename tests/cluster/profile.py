@@ -27,6 +27,7 @@ def profile(plan: Plan, root: Path) -> dict[str, object]:
             "unanswered_for": 6,
             "claim_wait": 60,
             "rank_grace": 5,
+            "poll_every": 0.5,
             "query_timeout": 10,
             "submit_timeout": 60,
         },

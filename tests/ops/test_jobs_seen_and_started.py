@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from clipctl.domain import Accepted, IncidentKind, JobIdentity, JobState, Rejected, RunState, Unknown
+from clipctl.domain import (
+    Accepted,
+    IncidentKind,
+    JobIdentity,
+    JobState,
+    Limits,
+    QueueSnapshot,
+    Rejected,
+    RunState,
+    Unknown,
+    Unobservable,
+)
 from clipctl.errors import Refused, Unavailable
 from clipctl.ops import execute
+from clipctl.ops.follow import follow
 from tests.ops.theatre import Scheduler, Stage
 from trainer.contract import Attempt, EventKind, Job, loads
 
@@ -191,3 +204,23 @@ def test_a_job_on_another_host_is_not_judged_from_here(stage: Stages):
     seen = run.look()
     assert not seen.over
     assert "another host" in seen.unobservable
+
+
+def test_a_scheduler_is_asked_as_seldom_as_its_cluster_wants_while_somebody_watches(stage: Stages):
+    run = stage()
+    begun = run.launch()
+    asked: list[float] = []
+
+    class Counting(Scheduler):
+        def poll(self, jobs: Sequence[JobIdentity]) -> QueueSnapshot | Unobservable:
+            asked.append(self.time.now())
+            return super().poll(jobs)
+
+    scheduler = Counting(run.time, jobs=run.scheduler.jobs)
+    limits = Limits(poll_every=10.0)
+    looks = follow(begun.identity.nonce, backend=scheduler, limits=limits, store=run.store, clock=run.time)
+    for _ in range(100):
+        assert not next(looks).over
+    assert [later - earlier for earlier, later in pairwise(asked)] == [10.0] * 4
+    scheduler.jobs[begun.identity.nonce] = JobState.CANCELLED
+    assert list(looks)[-1].over

@@ -73,11 +73,12 @@ def test_the_default_patience_is_pinned() -> None:
         unanswered_for=180.0,
         claim_wait=600.0,
         rank_grace=30.0,
+        poll_every=15.0,
         query_timeout=30.0,
         submit_timeout=180.0,
     )
     assert load_cluster("juwels-booster").limits == patience
-    assert load_cluster("local").limits == replace(patience, lost_after=0.0)
+    assert load_cluster("local").limits == replace(patience, lost_after=0.0, poll_every=0.0)
 
 
 @pytest.fixture
