@@ -18,7 +18,7 @@ from clipctl.cli.app import (
     confirmed,
     opened,
 )
-from clipctl.cli.words import count, note, pairs, plural, rate, say, write
+from clipctl.cli.words import clean, count, note, pairs, plural, rate, say, write
 from trainer.contract import Engine
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def submitted(begun: Submitted) -> None:
         )
     else:
         say(f"{run}: attempt {begun.identity.attempt} is job {begun.answer.scheduler_id}: clipctl status {run}")
+        for line in begun.answer.differences:
+            note(f"the cluster changed it: {clean(line)}")
 
 
 @app.command()

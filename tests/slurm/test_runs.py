@@ -234,3 +234,14 @@ def freeze(desk: SlurmDesk, node: str) -> None:
 
 def thaw(desk: SlurmDesk, node: str) -> None:
     send(signal.SIGCONT, [item for item in of_node(desk.cluster.folder, node) if item.program == "slurmd"])
+
+
+def test_what_the_cluster_makes_of_a_job_is_said(desk: SlurmDesk) -> None:
+    """A job_submit plugin, or an administrator, changes jobs silently: here right behind sbatch."""
+    path = impostor(
+        desk.home.parent,
+        f'job=$({real("sbatch")} "$@"); {real("scontrol")} update jobid=$job timelimit=30; echo $job',
+    )
+    said = desk.launch("r", LONG, "slurm.time=02:00:00", PATH=path)
+    assert said.code == 0
+    assert "the cluster changed it: --time=02:00:00, but the job has TimeLimit=00:30:00" in said.err
