@@ -40,11 +40,10 @@ QUEUE_FIELDS = {
     "name": 64,
     "comment": 256,
 }
-ACCOUNTING_FIELDS = {  # sacct's names, and squeue's for the same
+ACCOUNTING_FIELDS = {  # sacct's names, all of them older than 20.11, and squeue's for the same
     "JobIDRaw": "jobid",
     "UID": "userid",
     "State": "state",
-    "Reason": "reason",
     "Submit": "submittime",
     "Start": "starttime",
     "End": "endtime",
@@ -162,7 +161,7 @@ def _report(cells: dict[str, str]) -> JobReport:
         started_at=start if nodes else None,
         ends_at=_time(cells["endtime"]),
         expected_start=start if state is JobState.PENDING else None,
-        reason="" if cells["reason"] in ("None", "(null)") else cells["reason"],
+        reason="" if (reason := cells.get("reason", "")) == "None" else reason,
         nodes=nodes,
         node_count=_number(cells["numnodes"]),
         partition=cells["partition"],

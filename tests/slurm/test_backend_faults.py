@@ -97,10 +97,13 @@ print(SlurmBackend(Limits()).submit(Path(script), identity))
 """
 
 
-def started_sbatch(process: subprocess.Popen[str], patience: float = 30.0) -> None:
-    """Until it waits for sbatch."""
-    children, limit = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic() + patience
-    while not any(b"sbatch" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()):
+def child(process: int, program: bytes, patience: float = 30.0) -> int:
+    """The process that another has started, once it is there."""
+    children, limit = Path(f"/proc/{process}/task/{process}/children"), time.monotonic() + patience
+    while True:
+        for pid in map(int, children.read_text().split()):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(program):
+                return pid
         assert time.monotonic() < limit
         time.sleep(0.02)
 
@@ -119,10 +122,11 @@ def test_whoever_submits_may_die_before_the_answer(jobs: Jobs, number: signal.Si
         start_new_session=True,
     )
     with process:
-        started_sbatch(process)
+        sbatch = child(child(process.pid, b"timeout\0"), b"sbatch\0")
         time.sleep(0.3)
         os.killpg(process.pid, number)  # as a terminal does it: to the whole foreground
         assert process.wait(20) != 0
+    assert Path(f"/proc/{sbatch}").exists()
     jobs.cluster.thaw()
     report = found(jobs, identity)
     assert jobs.ids(identity) == [report.scheduler_id]
