@@ -54,11 +54,8 @@ def _await_all(where: Place, environ: Mapping[str, str], nonce: str, deadline: f
     found: dict[int, socket.socket] = {}
     with _listen(where, environ) as server, selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ, server)
-        while len(found) < where.count - 1:
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
-            if not ready and time.monotonic() >= deadline:
-                break
-            for key, _ in ready:
+        while len(found) < where.count - 1 and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
                 if key.data is server:
                     peer = server.accept()[0]
                     selector.register(peer, selectors.EVENT_READ, peer)
