@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -119,9 +120,7 @@ def _check_newest(folder: Path) -> None:
 
 
 def _await_predecessors(folder: Path, jobs: Jobs, deadline: float) -> None:
-    earlier = {
-        number: _claim_in(folder.parent / str(number)) for number in _claimed(folder) if number < int(folder.name)
-    }
+    earlier = _earlier_claims(folder)
     said = ""
     while alive := jobs.alive(earlier.values()):
         number = next(number for number, held in earlier.items() if held is alive[0])
@@ -132,6 +131,15 @@ def _await_predecessors(folder: Path, jobs: Jobs, deadline: float) -> None:
             print(f"waiting, {words}", flush=True)
             said = words
         time.sleep(min(jobs.look_every, left))
+
+
+def _earlier_claims(folder: Path) -> dict[int, Claim]:
+    """By attempt. One that is withdrawn between the listing and the reading gave way to a later attempt: to us."""
+    found = {}
+    for number in (number for number in _claimed(folder) if number < int(folder.name)):
+        with suppress(FileNotFoundError):
+            found[number] = _claim_in(folder.parent / str(number))
+    return found
 
 
 # --- taking it -------------------------------------------------------------------------------------

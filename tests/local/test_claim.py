@@ -72,6 +72,16 @@ def test_of_twenty_jobs_at_once_one_wins_and_nineteen_are_fenced(desk: Desk, soa
         assert all(said.count("\n") == 1 for said in losers)
 
 
+def test_a_claim_that_is_withdrawn_while_it_is_looked_at_stands_in_nobodys_way(desk: Desk) -> None:
+    """Listed, and gone before it was read: of two attempts that came together the earlier one gave way."""
+    desk.attempt(1)
+    desk.folder.attempt(1).claim.symlink_to("withdrawn")
+    desk.attempt(2)
+    desk.issue("n2", 2)
+    assert outcome(claim(desk, "n2", 2)) == (ExitCode.COMPLETED, "")
+    assert holder(desk, 2).nonce == desk.nonce("n2")
+
+
 # --- jobs that must not ------------------------------------------------------------------------------
 
 
