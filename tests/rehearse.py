@@ -87,7 +87,7 @@ def main() -> None:
         wrong = differences(run)
         print(f"{NODES * RANKS} ranks, {time.monotonic() - began:.0f} s in all; their places: "
               f"{'all as Slurm was told' if not wrong else f'{len(wrong)} differ'}")  # fmt: skip
-        sys.exit("\n".join(wrong[:10]))
+        sys.exit("\n".join(wrong[:10]) or 0)
 
 
 if __name__ == "__main__":
