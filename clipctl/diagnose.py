@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from clipctl.domain import ENDED_STATES, Evidence, Incident, IncidentKind, JobReport, JobState, Limits
+from clipctl.domain import Evidence, Incident, IncidentKind, JobReport, JobState, Limits
 from trainer.contract import Event, EventKind, ExitCode
 
 
@@ -41,7 +41,7 @@ def gone(evidence: Evidence, limits: Limits, now: float) -> bool:
     if not evidence.observed:
         return False
     if evidence.job is not None:
-        return evidence.job.state in ENDED_STATES
+        return evidence.job.over
     arrived = evidence.submitted or evidence.claimed
     patience = limits.lost_after if arrived else max(limits.lost_after, limits.unanswered_for)
     return evidence.missing_since is not None and now - evidence.missing_since >= patience
@@ -50,7 +50,7 @@ def gone(evidence: Evidence, limits: Limits, now: float) -> bool:
 def _is_over(evidence: Evidence, limits: Limits, now: float) -> bool:
     """Whether the job has ended, and the scheduler has said what it will say about that."""
     if evidence.job is not None:
-        return evidence.job.state in ENDED_STATES
+        return evidence.job.over
     if evidence.final is None and evidence.exit is None:
         return gone(evidence, limits, now)
     return evidence.observed or evidence.at_exit is None  # silent, and there is one: it may yet say "preempted"

@@ -159,6 +159,11 @@ class JobReport:
     derived_exit_code: str = ""  # the highest of its steps
     preempted_at: float | None = None
     cancelled_by: int | None = None  # uid, where the scheduler says it
+    settled: bool = True  # False: it ended a moment ago, and accounting, which says by whom, is about to hear of it
+
+    @property
+    def over(self) -> bool:
+        return self.state in ENDED_STATES and self.settled
 
 
 @dataclass(frozen=True, kw_only=True)

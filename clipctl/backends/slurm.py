@@ -37,6 +37,7 @@ from clipctl.errors import Unavailable
 # and SACCT_* would filter what is listed.
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "TZ")
 ACCOUNTING_PATIENCE = 10.0  # seconds at most: a frozen database must not hold up a poll
+ACCOUNTING_LAG = 60.0  # seconds; a record that is later than that is not waited for
 GONE = ("Invalid job id specified", "Job/step already completing or completed")
 
 
@@ -107,8 +108,11 @@ class SlurmBackend:
         mark = _mark()
         answer = self._run(codec.sacct(self._uid, mark, asked), at_most=ACCOUNTING_PATIENCE)
         rows = codec.accounting_rows(answer.out, mark) if answer.code == 0 else None
-        ended = {job.nonce: row.report for job in asked if (row := codec.own_ended(rows or [], job, self._uid))}
-        return {nonce: _both(queued.get(nonce), report) for nonce, report in ended.items()}
+        if rows is None:
+            return {}
+        ended = {job.nonce: codec.own_ended(rows, job, self._uid) for job in asked}
+        both = {nonce: _both(queued.get(nonce), row.report if row else None) for nonce, row in ended.items()}
+        return {nonce: report for nonce, report in both.items() if report is not None}
 
     def _sized(self, found: Mapping[str, JobReport]) -> Mapping[str, JobReport]:
         """Whatever a job waits for now may hide that its partition will never have the nodes."""
@@ -164,8 +168,18 @@ def _mark() -> str:
     return f"~{secrets.token_hex(8)}~"
 
 
-def _both(queued: JobReport | None, accounted: JobReport) -> JobReport:
-    """squeue knows restarts and preemption, accounting who cancelled it: of the same job."""
-    if queued is None or queued.scheduler_id != accounted.scheduler_id:
-        return queued or accounted
+def _both(queued: JobReport | None, accounted: JobReport | None) -> JobReport | None:
+    """squeue knows restarts and preemption, accounting who cancelled it: of the same job, and a little later."""
+    if queued is None:
+        return accounted
+    if accounted is None:
+        return replace(queued, settled=not _awaited(queued, time.time()))
+    if queued.scheduler_id != accounted.scheduler_id:
+        return queued
     return replace(queued, cancelled_by=accounted.cancelled_by)
+
+
+def _awaited(cancelled: JobReport, now: float) -> bool:
+    """Whether accounting may still say by whom. It leaves out jobs that never could have started."""
+    ended = cancelled.ends_at
+    return cancelled.started_at is not None and ended is not None and abs(now - ended) < ACCOUNTING_LAG

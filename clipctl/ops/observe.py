@@ -12,7 +12,6 @@ from clipctl.backends import Backend
 from clipctl.backends.slurm_codec import shown
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
-    ENDED_STATES,
     Evidence,
     Incident,
     JobReport,
@@ -149,7 +148,7 @@ def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
 def _end(evidence: Evidence, limits: Limits) -> str:
     """Why the job is over for certain; empty: it is not. The last word is not enough: ranks may still be saving."""
     report = evidence.job
-    if report is not None and report.state in ENDED_STATES:
+    if report is not None and report.over:
         return f"the scheduler says {report.state}"
     if report is not None:
         return ""  # the script's trap may have run, but something of it still lives; COMPLETING counts as alive
@@ -159,7 +158,7 @@ def _end(evidence: Evidence, limits: Limits) -> str:
 
 
 def _end_state(report: JobReport | None, exit_record: Exit | None) -> JobState:
-    if report is not None and report.state in ENDED_STATES:
+    if report is not None and report.over:
         return report.state
     if exit_record is None:
         return JobState.UNKNOWN

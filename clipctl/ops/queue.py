@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipctl.backends.by_name import backend_for
-from clipctl.domain import ENDED_STATES, JobIdentity, Limits, QueueSnapshot, Unobservable
+from clipctl.domain import JobIdentity, Limits, QueueSnapshot, Unobservable
 from clipctl.ops import read
 
 PATIENCE = 5.0  # seconds that a person waits for a scheduler, whatever the cluster's own patience is
@@ -47,4 +47,4 @@ def _may_live(answer: QueueSnapshot | Unobservable, nonce: str) -> bool:
     if isinstance(answer, Unobservable):
         return True
     report = answer.jobs.get(nonce)
-    return report is not None and report.state not in ENDED_STATES
+    return report is not None and not report.over

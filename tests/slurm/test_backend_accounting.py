@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,19 @@ def test_who_cancelled_a_job_is_known_at_once(jobs: Jobs) -> None:
     running = jobs.until_state(identity, JobState.RUNNING)
     jobs.cluster.run("scancel", running.scheduler_id)
     assert jobs.until(identity, lambda report: report.cancelled_by is not None).state is JobState.CANCELLED
+
+
+def test_a_job_is_not_over_while_accounting_is_about_to_say_who_cancelled_it(jobs: Jobs) -> None:
+    identity = jobs.submit(identity=jobs.of_another_run())
+    running = jobs.until_state(identity, JobState.RUNNING)
+    accounted_state(jobs, identity.job_name, "RUNNING")
+    jobs.cluster.stop_slurmdbd()  # the controller keeps for later what it has to tell it
+    jobs.cluster.run("scancel", running.scheduler_id)
+    jobs.until_state(identity, JobState.CANCELLED)
+    jobs.cluster.start_slurmdbd()
+    late = jobs.poll(identity)
+    assert late is not None and (late.state, late.cancelled_by, late.over) == (JobState.CANCELLED, None, False)
+    assert jobs.until(identity, lambda report: report.over).cancelled_by == os.getuid()
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "dead"])

@@ -10,7 +10,6 @@ from clipctl import journal
 from clipctl.backends.slurm_codec import shown
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
-    ENDED_STATES,
     CheckpointRecord,
     Evidence,
     Incident,
@@ -154,7 +153,7 @@ def _evidence(
 def _over(evidence: Evidence, limits: Limits, now: float) -> bool:
     """As an observation would store it. The trainer's last word is not enough: ranks may still be saving."""
     if evidence.job is not None:
-        return evidence.job.state in ENDED_STATES
+        return evidence.job.over
     return evidence.exit is not None or gone(evidence, limits, now)
 
 
