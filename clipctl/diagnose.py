@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from clipctl.domain import Evidence, Incident, IncidentKind, JobReport, JobState, Limits
+from clipctl.domain import Evidence, Form, Incident, IncidentKind, JobReport, JobState, Limits
 from trainer.contract import Event, EventKind, ExitCode
 
 
@@ -25,6 +25,8 @@ def diagnose(evidence: Evidence, limits: Limits, *, now: float) -> Incident | No
         detail = "cancelled" if evidence.final else "cancelled before the trainer's last word"
         said = _word_lines(evidence)
         return _incident(evidence, IncidentKind.CANCELLED_BY_USER, detail, at=evidence.final, lines=said)
+    if evidence.stop_requested:
+        return None  # why is known already; that it was scancelled says nothing
     if (verdict := _verdict(evidence)) is not None:
         kind, detail = verdict
         lines = (*_scheduler_lines(evidence), *_word_lines(evidence), *evidence.log_tail)
@@ -122,6 +124,7 @@ def _diverged(evidence: Evidence, event: Event) -> Incident:
         evidence,
         IncidentKind.DIVERGED,
         f"loss {facts['loss']}" if cause == "loss" and "loss" in facts else f"{cause} not finite",
+        form=Form.NAN,
         at=event,
         ranks=ranks,
         lines=(_where(event, f"diverged: {measured}, first on rank {', '.join(map(str, ranks)) or '?'}"),),
@@ -192,6 +195,7 @@ def _incident(
     detail: str,
     *,
     at: Event | None = None,
+    form: Form | None = None,
     ranks: tuple[int, ...] = (),
     lines: tuple[str, ...] = (),
 ) -> Incident:
@@ -201,6 +205,7 @@ def _incident(
         kind=kind,
         attempt=evidence.attempt,
         detail=detail,
+        form=form,
         epoch=place.epoch if place else None,
         step_in_epoch=_whole_number(place.facts.get("step_in_epoch")) if place else None,
         step=place.step if place else None,

@@ -97,7 +97,19 @@ class IncidentKind(StrEnum):
     LOST = "lost"  # its processes are gone without a word
     CANCELLED_BY_USER = "cancelled_by_user"
     CANCELLED_BY_ADMIN = "cancelled_by_admin"  # or by whom the scheduler does not say
+    HUNG = "hung"  # alive, without progress for longer than its phase may take
+    SLOW = "slow"  # far below its own or its peers' pace
+    STORAGE = "storage"  # no space, no quota, or an I/O error where it saves or reads
+    NEVER_RUNNABLE = "never_runnable"  # waits for what its partition will never have
     SUBMIT_REFUSED = "submit_refused"  # the scheduler said no, or the job's files could not be written: no job exists
+
+
+class Form(StrEnum):
+    """The faces of a divergence."""
+
+    NAN = "nan"  # loss or gradient norm not finite
+    SPIKE = "spike"  # a rise that does not come back
+    PLATEAU = "plateau"  # stuck near what guessing gives
 
 
 CANCELS = frozenset({IncidentKind.CANCELLED_BY_USER, IncidentKind.CANCELLED_BY_ADMIN})
@@ -108,6 +120,7 @@ class Incident:
     kind: IncidentKind
     attempt: int
     detail: str  # nan, or the error in one line
+    form: Form | None = None  # of a divergence
     epoch: int | None = None  # in progress at the onset, from 1
     step_in_epoch: int | None = None
     step: int | None = None
@@ -261,7 +274,8 @@ class Evidence:
     heartbeat: Heartbeat | None = None
     claimed: bool = False
     missing_since: float | None = None  # first successful answer that omitted the job, without a later sighting
-    cancel_requested: bool = False
+    cancel_requested: bool = False  # by a person
+    stop_requested: bool = False  # by a Stop decision: how the job ends says nothing new
     uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
 
@@ -273,6 +287,7 @@ class Limits:
     lost_after: NotNegative = 180.0  # successful answers that omit a job must span this before it counts as gone
     unanswered_for: NotNegative = 180.0  # the same for a job whose submission was never answered: it may yet arrive
     claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
+    stop_grace: NotNegative = 600.0  # a job that was stopped has this long to save; then it is killed
     rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
     poll_every: NotNegative = 15.0  # while somebody watches; schedulers are not to be asked in a loop
     query_timeout: Positive = 30.0  # a question to the scheduler
@@ -350,6 +365,13 @@ class Wait:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stop:
+    """A job that still runs is ended; what follows is decided when it is gone."""
+
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resubmit:
     remedy: Remedy
     basis: str
@@ -367,4 +389,4 @@ class Complete:
     basis: str
 
 
-Decision = Wait | Resubmit | Hold | Complete
+Decision = Wait | Stop | Resubmit | Hold | Complete

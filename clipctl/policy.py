@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from clipctl.diagnose import diagnose
 from clipctl.domain import (
     CANCELS,
     AttemptRecord,
@@ -14,10 +16,12 @@ from clipctl.domain import (
     CheckpointState,
     Complete,
     Decision,
+    Evidence,
     History,
     Hold,
     Incident,
     IncidentKind,
+    Limits,
     Objection,
     RecoverySpec,
     Remedy,
@@ -38,6 +42,23 @@ def settings_digest(train: Mapping[str, Any], ranks: int) -> str:
     settings = {name: train.get(name) for name in _NUMERICS}
     settings |= {name: train.get("data", {}).get(name) for name in _DATA_ORDER} | {"ranks": ranks}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# --- step -------------------------------------------------------------------------------------------
+
+
+def step(
+    history: History, evidence: Evidence | None, limits: Limits, recovery: RecoverySpec, *, now: float
+) -> tuple[Incident | None, Decision]:
+    """One look at a run: what its newest attempt's evidence says, and what follows from that and all before.
+
+    `evidence`: None where no job of it is watched; the incident is the one that is known.
+    """
+    seen = None if evidence is None else diagnose(evidence, limits, now=now)
+    if seen is not None:
+        newest = replace(history.attempts[-1], incident=seen)
+        history = replace(history, attempts=(*history.attempts[:-1], newest))
+    return seen, decide(history, history.attempts[-1].incident, recovery, now=now)
 
 
 # --- decide -----------------------------------------------------------------------------------------

@@ -16,16 +16,20 @@ from clipctl.backends import Backend
 from clipctl.domain import (
     Accepted,
     CheckpointRecord,
+    CheckpointState,
     Complete,
     Decision,
+    History,
     Hold,
     Incident,
     IncidentKind,
+    JobHandle,
     JobIdentity,
     JournalFacts,
     Rejected,
     Remedy,
     Resubmit,
+    Stop,
     Unknown,
     Wait,
 )
@@ -38,6 +42,7 @@ from clipctl.spec import Cluster, Patch, RunSpec, diff, patched, spec_from_json,
 from clipctl.store import Intent, NewRun, RunRecord
 from trainer import contract
 from trainer.contract import Parent
+from trainer.verify import damage
 
 if TYPE_CHECKING:
     from clipctl.domain import AttemptRecord
@@ -68,6 +73,14 @@ class Start:
 class Submitted:
     identity: JobIdentity
     answer: Accepted | Unknown
+
+
+def sound(parent: CheckpointRecord, record: RunRecord, history: History, store: Store) -> bool:
+    """Reads every byte of it, and writes down what that said: a damaged one is not chosen again."""
+    intact = damage(RunFolder(record.folder).resolve(parent.path), parent.manifest) is None
+    if parent in history.checkpoints:
+        store.checked(record.name, parent.path, CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED)
+    return intact
 
 
 # --- what would be done: pure -----------------------------------------------------------------------
@@ -122,6 +135,8 @@ def execute(
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
             identity = store.intend(run, _intent(start, actor, basis, now))
             return _submit(start, identity, store, backend, clock)
+        case Stop(basis=basis):
+            _stop(run, actor, basis, store, cluster, backend, now)
         case Hold(basis=basis):
             store.hold(run, actor=actor, basis=basis, time=now)
         case Complete(basis=basis):
@@ -129,6 +144,17 @@ def execute(
         case Wait():
             pass
     return None
+
+
+def _stop(run: str, actor: str, basis: str, store: Store, cluster: Cluster, backend: Backend, now: float) -> None:
+    """It saves and leaves, or is killed when its grace is over. Told at every look, as words get lost."""
+    job = store.newest_job(run)
+    if not job.live:
+        return
+    job = store.stop(job.identity.nonce, actor=actor, basis=basis, time=now)
+    asked = now if job.stop_requested_at is None else job.stop_requested_at
+    handle = JobHandle(identity=job.identity, scheduler_id=job.scheduler_id)
+    backend.cancel(handle, force=now - asked >= cluster.limits.stop_grace)
 
 
 def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:

@@ -133,6 +133,7 @@ def _evidence(
         claimed=claim is not None and claim.nonce == job.identity.nonce,
         missing_since=job.missing_since,
         cancel_requested=job.cancel_requested,
+        stop_requested=job.stop_requested_at is not None,
         uid=os.getuid(),
         log_tail=_log_tail(job, files) if ended and unexplained else (),
     )

@@ -157,10 +157,7 @@ def _sound_remedy(wish: Wish, record: RunRecord, store: Store) -> tuple[History,
         parent = remedy.parent
         if not isinstance(parent, CheckpointRecord) or parent.state is CheckpointState.DAMAGED:
             return history, remedy, basis
-        intact = damage(RunFolder(record.folder).resolve(parent.path), parent.manifest) is None
-        if parent in history.checkpoints:
-            store.checked(record.name, parent.path, CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED)
-        if intact:
+        if execute.sound(parent, record, history, store):
             return history, remedy, basis
 
 

@@ -24,6 +24,7 @@ class EntryKind(StrEnum):
     HOLD = "hold"
     RELEASE = "release"
     CANCEL = "cancel"
+    STOP = "stop"  # of a job that runs, by policy
     COMPLETE = "complete"
 
 

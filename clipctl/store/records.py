@@ -77,6 +77,7 @@ class JobRecord:
     raw: str
     missing_since: float | None
     cancel_requested: bool
+    stop_requested_at: float | None
     ended_at: float | None  # None: may be alive
     exit_code: int | None
     cursor: Cursor

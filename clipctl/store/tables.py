@@ -67,6 +67,7 @@ class JobRow(SQLModel, table=True):
     raw: str = ""
     missing_since: float | None = None
     cancel_requested_at: float | None = None
+    stop_requested_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
 

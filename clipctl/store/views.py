@@ -179,6 +179,7 @@ def _job(row: Row) -> JobRecord:
         raw=row["raw"],
         missing_since=row["missing_since"],
         cancel_requested=row["cancel_requested_at"] is not None,
+        stop_requested_at=row["stop_requested_at"],
         ended_at=row["ended_at"],
         exit_code=row["exit_code"],
         cursor=Cursor(offset=row["offset"], inode=row["inode"], seq=row["seq"]),

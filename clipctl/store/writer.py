@@ -237,6 +237,16 @@ class Store:
                 live.cancel_requested_at = time
         return None if live is None else self.job(live.nonce)
 
+    def stop(self, nonce: str, *, actor: str, basis: str, time: float) -> JobRecord:
+        """Before the scheduler is told: a job that policy ends was not cancelled by anybody. Once is enough."""
+        with self._writing() as session:
+            job, run = rows.existing_job(session, nonce)
+            if job.stop_requested_at is None and job.ended_at is None:
+                job.stop_requested_at = time
+                facts = {"nonce": nonce}
+                _record(session, run, _told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
+        return self.job(nonce)
+
     def complete(self, run: str, *, actor: str, basis: str, time: float) -> None:
         """The decision that a run is done; its state already follows from the trainer's last word."""
         with self._deciding(run, _Entry(kind=EntryKind.COMPLETE, actor=actor, basis=basis, time=time)):

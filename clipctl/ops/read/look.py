@@ -146,6 +146,7 @@ def _evidence(
         claimed=written.claimed,
         missing_since=missing_since,
         cancel_requested=job.cancel_requested,
+        stop_requested=job.stop_requested_at is not None,
         uid=os.getuid(),
     )
 
