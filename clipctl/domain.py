@@ -127,6 +127,7 @@ class Incident:
     samples_seen: int | None = None
     ranks: tuple[int, ...] = ()  # which saw it first
     lines: tuple[str, ...] = ()  # evidence that a person can check
+    transient: bool = False  # of a refusal: the very same submission may be taken later
 
 
 # --- jobs -------------------------------------------------------------------------------------------

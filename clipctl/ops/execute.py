@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from clipctl.domain import AttemptRecord
     from clipctl.store.writer import Store
 
+IDENTITY = ("--job-name=", "--comment=")  # options by whose values a job is known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -134,7 +136,7 @@ def execute(
         case Resubmit(remedy=remedy, basis=basis):
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
             identity = store.intend(run, _intent(start, actor, basis, now))
-            return _submit(start, identity, store, backend, clock)
+            return _submit(start, identity, actor, store, backend, clock)
         case Stop(basis=basis):
             _stop(run, actor, basis, store, cluster, backend, now)
         case Hold(basis=basis):
@@ -172,7 +174,7 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         limits=start.cluster.limits,
     )
     identity = store.create(new, _intent(start, actor, "launched", now))
-    return _submit(start, identity, store, backend, clock)
+    return _submit(start, identity, actor, store, backend, clock)
 
 
 def _new_folder(folder: RunFolder, spec: str) -> None:
@@ -223,7 +225,7 @@ def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
     )
 
 
-def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend, clock: Clock) -> Submitted:
+def _submit(start: Start, identity: JobIdentity, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:
     try:
         script = _write_files(start, identity)
     except OSError as error:
@@ -233,15 +235,29 @@ def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend,
     answer = backend.submit(script, identity)
     if isinstance(answer, Rejected):
         _rejected(identity, answer, store, clock)
-        raise Refused(f"the scheduler refused: {answer.reason}", f"clipctl resume {identity.run}")
+        refusal = Unavailable if answer.transient else Refused
+        raise refusal(f"the scheduler refused: {answer.reason}", f"clipctl resume {identity.run}")
     store.answered(identity.nonce, answer, time=clock.now())
+    if isinstance(answer, Accepted) and (basis := _unrecognizable(answer)):
+        store.hold(identity.run, actor=actor, basis=basis, time=clock.now())
     return Submitted(identity=identity, answer=answer)
+
+
+def _unrecognizable(job: Accepted) -> str:
+    """A job whose name or comment the site has changed is never found again: another would be submitted after it."""
+    changed = [line for line in job.differences if line.startswith(IDENTITY)]
+    if not changed:
+        return ""
+    said = "; ".join(changed)
+    return f"job {job.scheduler_id} cannot be recognized ({said}): scancel {job.scheduler_id}, and ask the site"
 
 
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:
     now = clock.now()
     store.answered(identity.nonce, answer, time=now)
-    incident = Incident(kind=IncidentKind.SUBMIT_REFUSED, attempt=identity.attempt, detail=answer.reason)
+    incident = Incident(
+        kind=IncidentKind.SUBMIT_REFUSED, attempt=identity.attempt, detail=answer.reason, transient=answer.transient
+    )
     cursor = store.job(identity.nonce).cursor
     store.ingest(identity.run, identity.attempt, JournalFacts(), cursor, time=now, incident=incident)
 
