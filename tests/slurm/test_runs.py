@@ -8,18 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.cluster.processes import of_cluster, of_node, send
+from tests.rehearse import script_differences
 from tests.slurm.desk import SMALL, SlurmDesk, eventually, impostor, real
 
 LONG = "train.epochs=200"
 
 
 def test_a_run_trains_to_its_end_and_its_script_is_one_text_everywhere(desk: SlurmDesk) -> None:
-    job = desk.launched("r", "resources.nodes=2")
-    stored = desk.cluster.run("scontrol", "write", "batch_script", job, "-").stdout
-    run = desk.ended("r")
-    assert run["state"] == "completed"
-    (script,) = desk.folder("r").glob("jobs/*/submission.sh")
-    assert stored.rstrip("\n") == script.read_text().rstrip("\n")
+    desk.launched("r", "resources.nodes=2")
+    rendered = desk.clipctl("render", "demo", "--name", "r", *rendering(("resources.nodes=2",))).out
+    assert script_differences(rendered, desk.folder("r"), desk.cluster) == []
+    assert desk.ended("r")["state"] == "completed"
 
 
 def test_status_says_where_a_job_stands_in_the_queue(desk: SlurmDesk) -> None:
