@@ -172,25 +172,6 @@ def test_of_many_resumes_at_once_one_runs(desk: SlurmDesk, soak: Callable[[int, 
     assert desk.status("r")["attempts"] == 2
 
 
-def test_a_run_is_rolled_back_and_goes_on_in_float32(desk: SlurmDesk) -> None:
-    """The card's restart by hand, shortened: NaN in epoch 5, four done, two given up."""
-    desk.launched(
-        "l14", "train.precision=amp_fp16", "train.epochs=6", "recovery.rollback_epochs=2",
-        "precisions.amp_fp16.batch_size=8", "precisions.fp32.batch_size=10", "train.save.keep_last=5",
-        "train.faults=[{kind: overflow, at_epoch: 5, at_step: 3}]",
-    )  # fmt: skip
-    run = desk.ended("l14")
-    assert (run["state"], run["last_incident"]["kind"], run["last_incident"]["epoch"]) == ("stopped", "diverged", 5)
-    assert run["next"] == "clipctl resume l14 --epoch 3 --precision amp_bf16"
-    plan = desk.resumed("l14", "--epoch", "3", "--precision", "fp32")
-    assert "attempts/1/checkpoints/epoch_2.pt (2 epochs done)" in plan
-    assert "steps an epoch    20 -> 16" in plan
-    run = desk.ended("l14")
-    assert (run["state"], run["precision"], run["batch_size"]) == ("completed", "fp32", 10)
-    (started,) = desk.events("l14", 2, "started")
-    assert (started["step"], started["samples_seen"]) == (2 * 16, 2 * 320)
-
-
 def test_the_logs_of_every_rank_can_be_read(desk: SlurmDesk) -> None:
     desk.launched("r", "resources.nodes=2")
     desk.ended("r")
