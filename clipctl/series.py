@@ -15,10 +15,10 @@ OF_SERIES = frozenset({EventKind.PROGRESS, EventKind.STARTED})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """One progress event: the steps since the one before."""
+    """One progress event: the steps since the one before. Or, further back, a checkpoint with the loss of one step."""
 
     attempt: int
-    seq: int  # of the event
+    seq: int  # of the event; 0: a checkpoint
     epoch: int  # in progress, from 1
     step: int
     step_in_epoch: int

@@ -66,13 +66,15 @@ SPIKE = at(75, 1205)
         (until(SPIKE, usual, flat(4.0)), 76, Form.SPIKE, (75, 1300)),
         # a drift that no epoch shows by itself
         (until(at(70), usual, rising(at(70), 0.5)), 74, Form.SPIKE, (70, 700)),
+        # one that takes forty epochs to get nowhere
+        (until(at(70), usual, rising(at(70), 0.1)), 100, Form.SPIKE, (71, 2500)),
         # one that never learned anything
         (flat(11.2), 8, Form.PLATEAU, (4, 2504)),
     ],
-    ids=["slow plateau", "sudden plateau", "stuck", "spike", "drift", "never learned"],
+    ids=["slow plateau", "sudden plateau", "stuck", "spike", "drift", "slow drift", "never learned"],
 )
 def test_what_does_not_come_back_has_diverged(curve: Curve, last: int, form: Form, onset: tuple[int, int]) -> None:
-    series = points(noisy(curve, 0.02, seed=7), max(1, last - 6), last)
+    series = points(noisy(curve, 0.02, seed=7), max(1, last - 40), last)
     incident = judged(evidence(series))
     assert incident is not None
     assert (incident.kind, incident.form, incident.alive) == (IncidentKind.DIVERGED, form, True)
