@@ -36,20 +36,22 @@ def later_precisions(recovery: RecoverySpec, current: Precision) -> tuple[Precis
 
 
 def _seed(train: Train, recovery: RecoverySpec) -> int:
-    return int(train["seed"]) + 1
+    return int(value_at(train, "train.seed") or 0) + 1
 
 
 def _lr(train: Train, recovery: RecoverySpec) -> float | None:
-    return float(f"{train['optim']['lr'] * (1 - recovery.lr_cut):.6g}") if recovery.lr_cut else None
+    rate = value_at(train, "train.optim.lr")
+    return float(f"{rate * (1 - recovery.lr_cut):.6g}") if rate and recovery.lr_cut else None
 
 
 def _clip(train: Train, recovery: RecoverySpec) -> float | None:
-    clip = train["optim"]["grad_clip_norm"]
+    clip = value_at(train, "train.optim.grad_clip_norm")
     return recovery.grad_clip_norm if clip is None or clip > recovery.grad_clip_norm else None
 
 
 def _beta2(train: Train, recovery: RecoverySpec) -> float | None:
-    return recovery.beta2 if train["optim"]["beta2"] > recovery.beta2 else None
+    beta2 = value_at(train, "train.optim.beta2")
+    return recovery.beta2 if beta2 is not None and beta2 > recovery.beta2 else None
 
 
 _RUNGS: Mapping[Rung, tuple[str, Callable[[Train, RecoverySpec], float | None]]] = {

@@ -142,12 +142,13 @@ def place_unknown(case: Case) -> Decision | None:
 
 def refused_for_now(case: Case) -> Decision | None:
     """The scheduler takes no job now: the same again after a while."""
-    if case.cause is None or case.cause.kind is not IncidentKind.SUBMIT_REFUSED:
+    incident = case.incident
+    if incident is None or incident.kind is not IncidentKind.SUBMIT_REFUSED:
         return None
     tries = refused_in_a_row(case.history)
     if tries >= case.recovery.submissions:
-        return Hold(basis=f"refused by the scheduler {tries} times in a row, the last time: {case.cause.detail}")
-    basis = f"refused for now ({case.cause.detail}), {_times(tries)}"
+        return Hold(basis=f"refused by the scheduler {tries} times in a row, the last time: {incident.detail}")
+    basis = f"refused for now ({incident.detail}), {_times(tries)}"
     if (due := not_before(case.newest, tries, case.recovery)) > case.now:
         return Wait(basis=f"{basis}; again from {clock(due)}")
     return _resubmit(case, Remedy(parent=parent_record(case.history, case.newest)), f"{basis}; the same again")
