@@ -41,6 +41,7 @@ def reading(home: Path) -> Iterator[sqlite3.Connection | None]:
     """One consistent look at the store of `home`; None while there is none. Works on a read-only file system too."""
     path = homes.database(home)
     if not path.exists():
+        homes.refuse_emptiness(home)
         yield None
         return
     homes.check(home)
@@ -85,6 +86,8 @@ def _has_views(connection: sqlite3.Connection, path: Path) -> bool:
             f"{path} has schema {found}, this clipctl reads {migrate.NEWEST}",
             hint=f"{sys.executable} -P -m clipctl.store",
         )
+    if found == 0:
+        homes.refuse_emptiness(path.parent)
     return found > 0
 
 
@@ -117,6 +120,11 @@ def count(connection: sqlite3.Connection) -> int:
 
 def run_names(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(row["name"] for row in connection.execute("SELECT name FROM runs ORDER BY created_at DESC").fetchall())
+
+
+def folders(connection: sqlite3.Connection) -> tuple[Path, ...]:
+    """Of all runs, the oldest first."""
+    return tuple(Path(row[0]) for row in connection.execute("SELECT folder FROM runs ORDER BY created_at").fetchall())
 
 
 def _run(row: Row) -> RunRecord:
