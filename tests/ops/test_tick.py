@@ -130,6 +130,32 @@ def test_a_completed_run_that_was_given_more_epochs_completes_again(stage: Stage
     assert ticked(run).outcomes == ()
 
 
+@pytest.mark.parametrize("said", ["hold", "cancel"])
+def test_what_a_person_said_is_not_decided_again_when_the_job_ends(stage: Stages, said: str):
+    run = stage(demo(*HALF))
+    run.launch()
+    getattr(run.store, said)(run.run, actor="ada", basis="by ada", time=run.time.now())
+    diverges(run)
+    assert ticked(run).lines == ()
+    entries = [(entry.kind, entry.actor) for entry in run.store.decisions(run.run) if entry.kind in ("hold", "cancel")]
+    assert entries == [(said, "ada")]
+    assert (run.store.run(run.run).hold_reason is None) == (said == "cancel")
+
+
+def test_a_job_that_was_to_end_is_told_until_it_does_and_killed_when_its_grace_is_over(stage: Stages):
+    """Also where what it was stopped for has passed since."""
+    run = stage()
+    scheduler = run.scheduler = Deaf(run.time)
+    identity = run.launch().identity
+    scheduler.jobs[identity.nonce] = JobState.RUNNING
+    run.store.stop(identity.nonce, actor="watchdog", basis="hung", time=run.time.now())
+    grace = run.cluster.limits.stop_grace
+    for passed in (0.0, grace - 1.0, grace):
+        run.time.seconds = 1_000_000.0 + passed
+        ticked(run)
+    assert [force for _, force in scheduler.cancelled] == [False, False, True]
+
+
 # --- what is broken ---------------------------------------------------------------------------------
 
 
@@ -308,7 +334,7 @@ def test_a_refusal_for_now_is_kept_as_one(stage: Stages):
     with pytest.raises(Unavailable, match="QOSMaxSubmitJobPerUserLimit"):
         run.launch()
     incident = run.store.history(run.run).attempts[0].incident
-    assert incident is not None and (incident.kind, incident.transient) == (IncidentKind.SUBMIT_REFUSED, True)
+    assert incident is not None and (incident.kind, incident.passes) == (IncidentKind.SUBMIT_REFUSED, True)
 
 
 def test_a_refusal_for_good_is_told_and_stops_no_other(stage: Stages):
@@ -330,9 +356,8 @@ def test_a_refusal_for_good_is_told_and_stops_no_other(stage: Stages):
 
 
 def test_a_hold_is_said_once_and_needs_a_person_until_it_is_released(stage: Stages):
-    run = stage(demo("train.precision=fp32"))  # no precision is left to try
-    run.launch()
-    diverges(run)
+    run = stage()
+    run.scheduler.jobs[run.launch().identity.nonce] = JobState.CANCELLED  # an admin's scancel
     first, second = ticked(run), ticked(run)
     assert isinstance(outcome(first, run).decision, Hold) and first.needs_a_person
     assert second.lines == () and second.needs_a_person and second.held == 1

@@ -5,8 +5,9 @@ A run that cannot be read, judged or moved on says so in its outcome, and the ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from clipctl import policy
 from clipctl.backends import Backend
 from clipctl.domain import (
     ENDED_STATES,
+    WATCHDOG,
     Accepted,
     CheckpointRecord,
     CheckpointState,
     Decision,
+    Hold,
     Incident,
     JobHandle,
     JobIdentity,
@@ -26,6 +29,8 @@ from clipctl.domain import (
     QueueSnapshot,
     Rejected,
     Resubmit,
+    RunState,
+    Stop,
     Unknown,
     Unobservable,
     Wait,
@@ -33,7 +38,7 @@ from clipctl.domain import (
 from clipctl.errors import ClipctlError, Damaged, Unavailable
 from clipctl.ops import execute
 from clipctl.ops.clock import Clock
-from clipctl.ops.observe import Observation, observe
+from clipctl.ops.observe import UNREADABLE, Observation, observe
 from clipctl.spec import Cluster
 from clipctl.store import JobRecord
 from clipctl.store.due import Due
@@ -42,8 +47,9 @@ from clipctl.store.lease import Lease, Overtaken
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
-ACTOR = "watchdog"
+ACTOR = WATCHDOG
 GOES_ON = "its job goes on"
+AT_A_TIME = 100  # jobs looked at between two signs of life
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +85,6 @@ def _told(run: str, error: Exception) -> ClipctlError:
     return Damaged(f"what is stored of it makes no sense ({what})", hint=f"clipctl show {run}")
 
 
-# What reading or judging a run's rows and files may raise where they are not what was written. None of it may keep the
-# tick from the next run.
-BROKEN = (ClipctlError, OSError, ValueError, LookupError, TypeError)
-
-
 @dataclass(kw_only=True)
 class Visit:
     """`silence`: why the scheduler did not answer; empty if it did."""
@@ -97,14 +98,15 @@ class Visit:
 
     def all(self, runs: Sequence[Due]) -> list[Outcome]:
         jobs, outcomes = self._jobs(runs)
-        unread = {outcome.run for outcome in outcomes}
         answer = self.site.backend.poll([job.identity for job in jobs.values()])
         if isinstance(answer, Unobservable):
             self.silence = answer.reason
         else:
             outcomes += self._strays(answer, jobs)
-        rest = (each.run for each in runs if each.run not in unread)
-        return outcomes + [self._one(run, jobs.get(run), answer) for run in rest]
+        seen, unread = self._seen(jobs, answer)
+        outcomes += [failed(run, error) for run, error in unread.items()]
+        done = {outcome.run for outcome in outcomes if outcome.error}
+        return outcomes + [self._one(each.run, seen.get(each.run)) for each in runs if each.run not in done]
 
     def _jobs(self, runs: Iterable[Due]) -> tuple[dict[str, JobRecord], list[Outcome]]:
         """Those that may live, by run."""
@@ -113,37 +115,47 @@ class Visit:
             try:
                 if each.nonce is not None:
                     jobs[each.run] = self.store.job(each.nonce)
-            except BROKEN as error:
+            except UNREADABLE as error:
                 outcomes.append(failed(each.run, error))
         return jobs, outcomes
 
-    def _one(self, run: str, job: JobRecord | None, answer: QueueSnapshot | Unobservable) -> Outcome:
-        if self.lease is not None:
-            self.lease.beat()
+    def _seen(
+        self, jobs: Mapping[str, JobRecord], answer: QueueSnapshot | Unobservable
+    ) -> tuple[dict[str, Observation], dict[str, Exception]]:
+        """Some at a time, so that a long tick is not taken for a dead one."""
+        backend, limits = _Asked(self.site.backend, answer), self.site.cluster.limits
+        seen: dict[str, Observation] = {}
+        unread: dict[str, Exception] = {}
+        rest = iter(jobs.values())
+        while some := tuple(islice(rest, AT_A_TIME)):
+            self._beat()
+            looks = observe(some, backend=backend, limits=limits, store=self.store, clock=self.clock, unread=unread)
+            seen |= {look.job.identity.run: look for look in looks}
+        return seen, unread
+
+    def _one(self, run: str, seen: Observation | None) -> Outcome:
+        self._beat()
         try:
-            seen = self._seen(job, answer) if job else None
             outcome = self._decided(run, seen)
         except Overtaken:
             raise
-        except BROKEN as error:
+        except UNREADABLE as error:
             return failed(run, error)
         return replace(outcome, unobservable=seen.unobservable if seen else "")
 
-    def _seen(self, job: JobRecord, answer: QueueSnapshot | Unobservable) -> Observation:
-        backend = _Asked(self.site.backend, answer)
-        limits = self.site.cluster.limits
-        (seen,) = observe([job], backend=backend, limits=limits, store=self.store, clock=self.clock)
-        return seen
+    def _beat(self) -> None:
+        if self.lease is not None:
+            self.lease.beat()
 
     # --- what follows -----------------------------------------------------------------------------------
 
     def _decided(self, run: str, seen: Observation | None) -> Outcome:
-        if seen is not None and not seen.over and seen.incident is None:
-            return Outcome(run=run, decision=Wait(basis=GOES_ON), notes=self._insisted(seen))
-        incident, decision = self._sound(run, seen)
+        incident, decision = self._next(run, seen)
         outcome = Outcome(run=run, incident=incident, decision=decision)
-        if not self.act or isinstance(decision, Wait):
+        if not self.act:
             return outcome
+        if isinstance(decision, Wait):
+            return replace(outcome, notes=self._insisted(seen) if seen else ())
         self._may_act()
         try:
             self._execute(decision, run)
@@ -157,6 +169,14 @@ class Visit:
             decision, run, actor=ACTOR, store=self.store, cluster=site.cluster, backend=site.backend, clock=self.clock
         )
 
+    def _next(self, run: str, seen: Observation | None) -> tuple[Incident | None, Decision]:
+        """A job that goes on without a trouble is most of a tick: nothing has to be read of it to know that."""
+        if seen is None or seen.over or seen.incident is not None:
+            return self._sound(run, seen)
+        if seen.job.stop_requested_at is not None and not seen.unobservable:
+            return None, Stop(basis="it was to end, and has not yet")
+        return None, Wait(basis=GOES_ON)
+
     def _sound(self, run: str, seen: Observation | None) -> tuple[Incident | None, Decision]:
         """Every byte of a parent is read before it is decided for; a damaged one is marked, and it is decided again."""
         record = self.store.run(run)
@@ -166,6 +186,8 @@ class Visit:
             evidence = seen.evidence if seen else None
             limits = self.site.cluster.limits
             incident, decision = policy.step(history, evidence, limits, recovery, now=self.clock.now())
+            if isinstance(decision, Hold) and history.state in (RunState.HELD, RunState.CANCELLED):
+                return incident, Wait(basis=decision.basis)  # that was decided by a person, or before
             parent = decision.remedy.parent if isinstance(decision, Resubmit) else None
             if not isinstance(parent, CheckpointRecord) or parent.state is CheckpointState.DAMAGED:
                 return incident, decision
@@ -177,7 +199,7 @@ class Visit:
     def _insisted(self, seen: Observation) -> tuple[str, ...]:
         """A cancel that came before the job was to be seen has reached nobody: it is told again at every look."""
         report = seen.evidence.job
-        if not (self.act and seen.job.cancel_requested and report and _alive(report)):
+        if not (seen.job.cancel_requested and report and _alive(report)):
             return ()
         self._may_act()
         handle = JobHandle(identity=seen.job.identity, scheduler_id=report.scheduler_id)
@@ -197,7 +219,7 @@ class Visit:
         """None: it is another store's, it lives, or its row cannot be read."""
         try:
             job = self.store.job(nonce)
-        except BROKEN:
+        except UNREADABLE:
             return None
         return None if job.live else job
 
