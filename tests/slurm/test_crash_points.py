@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import SOAKING
 from tests.slurm import crashing
-from tests.slurm.desk import SlurmDesk, eventually, impostor, real
+from tests.slurm.desk import PATIENCE, SlurmDesk, eventually, impostor, real
 from tests.slurm.witness import of_one_job_at_a_time
 
 CRASHING = str(Path(crashing.__file__))
@@ -136,7 +136,7 @@ def killed_by_its_sbatch(desk: SlurmDesk, folder: Path, command: list[str], body
     process = desk.start(*command, PATH=path)
     caller.with_suffix(".new").write_text(str(process.pid))
     caller.with_suffix(".new").rename(caller)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL, (out, err)
 
 
