@@ -92,5 +92,4 @@ def told(point: Point) -> str:
     if point.scale is not None:
         more += f", loss scale {point.scale:g}"
     place = f"epoch {point.epoch}, step {point.step}, {point.samples_seen} samples"
-    source = f"event {point.seq}" if point.seq else "checkpoint"
-    return f"attempt {point.attempt}, {source}: {place}: loss {point.loss:.4g}{more}"
+    return f"attempt {point.attempt}, event {point.seq}: {place}: loss {point.loss:.4g}{more}"
