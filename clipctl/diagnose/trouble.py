@@ -63,7 +63,7 @@ def never_runnable(evidence: Evidence) -> Incident | None:
     if evidence.job is None or reason is None or not reason.never:
         return None
     line = f"scheduler: job {evidence.job.scheduler_id} {evidence.job.state}, reason {evidence.job.reason}"
-    return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, lines=(line,))
+    return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, passes=False, lines=(line,))
 
 
 def slow(evidence: Evidence, limits: Limits) -> Incident | None:
