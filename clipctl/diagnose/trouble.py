@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from clipctl.diagnose.finding import finding, number, whole_number
 from clipctl.diagnose.losses import FEW, middle, settled
 from clipctl.domain import Evidence, Incident, IncidentKind, JobState, Limits, Patience
@@ -81,7 +83,8 @@ def slow(evidence: Evidence, limits: Limits) -> Incident | None:
 
 
 def _paced(evidence: Evidence) -> tuple[Point, ...]:
-    return tuple(point for point in evidence.series.points if point.pace is not None) if evidence.series else ()
+    points = evidence.series.points if evidence.series else ()
+    return tuple(point for point in points if point.pace is not None and math.isfinite(point.pace))
 
 
 def _pace(point: Point) -> str:
