@@ -24,7 +24,7 @@ from clipctl.domain import (
     answer_about,
 )
 from clipctl.errors import ClipctlError
-from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
+from clipctl.joblogs import SCRIPT_LOG, first_to_leave, rank_log, tail
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
@@ -197,7 +197,9 @@ def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
     """The script saw which rank went first; rank 0 may only have heard that its peer was gone."""
     folder = RunFolder(job.folder).job(job.identity.nonce)
     script, rank = tail(files, folder.logs / SCRIPT_LOG, LOG_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
-    return (*script[-SCRIPT_LINES:], *rank) if rank else script
+    first = first_to_leave(script)
+    its_own = tail(files, rank_log(folder, first), LOG_LINES) if first else ()
+    return (*script[-SCRIPT_LINES:], *its_own, *rank) if rank or its_own else script
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

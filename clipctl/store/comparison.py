@@ -29,8 +29,11 @@ _DECIDED: Mapping[str, tuple[str, ...]] = {
 # What the journals say, as far as they were read
 _READ: Mapping[str, AbstractSet[str]] = {
     "runs": {"state"},
-    "attempts": {"offset", "inode", "seq", "samples_seen", "started", "progress", "checkpoint", "diverged", "final"},
-}
+    "attempts": {
+        "offset", "inode", "seq", "samples_seen", "started", "progress", "checkpoint", "diverged", "final", "pulse",
+    },
+}  # fmt: skip
+_OWN = {"inode", "offset", "pulse"}  # of who looked: no folder says it
 _GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 
 
@@ -59,7 +62,7 @@ def read(connection: sqlite3.Connection, rebuilt: sqlite3.Connection, run: str) 
     here, there = _rows(connection, run, "attempts", ("number",)), _rows(rebuilt, run, "attempts", ("number",))
     for key in here.keys() & there.keys():
         if here[key]["seq"] == there[key]["seq"]:
-            yield from _differences(run, "attempts", key, here[key], there[key], {"inode", "offset"})
+            yield from _differences(run, "attempts", key, here[key], there[key], _OWN)
     newest = max(here, default=None)
     if newest is not None and newest in there and here[newest]["seq"] == there[newest]["seq"]:
         yield from _compare(connection, rebuilt, run, "runs", ("name",), all_columns=True)
