@@ -25,7 +25,7 @@ def one_bad_node(attempt: AttemptRecord, history: History) -> bool:
     if incident is None or not diverged(incident) or incident.form in (Form.SPIKE, Form.PLATEAU):
         return False
     alone = len(incident.ranks) == 1 and attempt.ranks > 1
-    return alone and incident.rise is False and not any(_same_place(attempt, other) for other in history.attempts)
+    return alone and not incident.rose and not any(_same_place(attempt, other) for other in history.attempts)
 
 
 def _same_place(attempt: AttemptRecord, other: AttemptRecord) -> bool:

@@ -40,7 +40,7 @@ class End(NamedTuple):
     form: Form | None = None
     saved: int = 0
     ranks: tuple[int, ...] = (1, 2)
-    rise: bool | None = None
+    rose: bool = False
     state: CheckpointState = CheckpointState.COMPLETE
     finite: bool = True
 
@@ -52,7 +52,7 @@ def ends(saved: st.SearchStrategy[int]) -> st.SearchStrategy[End]:
         form=st.sampled_from([None, *Form]),
         saved=saved,
         ranks=st.sampled_from([(), (3,), (1, 2)]),
-        rise=st.sampled_from([None, True, False]),
+        rose=st.booleans(),
         state=st.sampled_from(CheckpointState),
         finite=st.booleans(),
     )
@@ -90,7 +90,7 @@ class Run:
             state = how.state if last else CheckpointState.VERIFIED
             self.saved.append(checkpoint(newest.number, epochs, state=state, finite=how.finite or not last))
         found = diverged(newest.number, reached + 1) if how.kind is Kind.DIVERGED else ended(newest.number, how.kind)
-        found = replace(found, form=how.form, ranks=how.ranks, rise=how.rise)
+        found = replace(found, form=how.form, ranks=how.ranks, rose=how.rose)
         self.now += HOUR
         self.attempts[-1] = replace(newest, incident=found, incident_at=self.now, ended_at=self.now)
         return self.decided(found)
