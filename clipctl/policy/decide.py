@@ -26,11 +26,18 @@ def step(
 
     `evidence`: None where no job of it is watched; the incident is the one that is known.
     """
-    if evidence is None:
-        return None, decide(history, history.attempts[-1].incident, recovery, now=now)
-    seen = diagnose(evidence, limits, now=now)
-    history = replace(history, attempts=tuple(map(_without_what_passed, history.attempts)))
+    seen, history = at_a_look(history, evidence, limits, now=now)
     return seen, decide(history, seen or history.attempts[-1].incident, recovery, now=now)
+
+
+def at_a_look(
+    history: History, evidence: Evidence | None, limits: Limits, *, now: float
+) -> tuple[Incident | None, History]:
+    """What is seen now, and the history without what troubled a job that lives, as that is judged anew."""
+    if evidence is None:
+        return None, history
+    seen = diagnose(evidence, limits, now=now)
+    return seen, replace(history, attempts=tuple(map(_without_what_passed, history.attempts)))
 
 
 def decide(history: History, incident: Incident | None, recovery: RecoverySpec, *, now: float) -> Decision:

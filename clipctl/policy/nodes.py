@@ -17,6 +17,7 @@ from clipctl.policy.suspicion import diverged, one_bad_node
 EXCLUDE = "slurm.exclude"
 STRIKES = 2
 _BY_RANK = frozenset({IncidentKind.DIVERGED, IncidentKind.HUNG, IncidentKind.SLOW})  # a crash's rank may be chance
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")  # what a spec takes: a remedy must never be refused for it
 _TOKEN = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")  # of a list such as jwb[0001-0004,0010],jwb0100
 
 
@@ -24,7 +25,7 @@ def blamed(attempt: AttemptRecord, history: History, recovery: RecoverySpec) -> 
     """Empty where it is nobody's fault, or so many nodes' that it is none of theirs."""
     if diverged(attempt.incident) and not one_bad_node(attempt, history):
         return ()  # the settings' fault, and which rank saw it first is chance
-    found = _involved(attempt)
+    found = tuple(node for node in _involved(attempt) if _NODE.fullmatch(node))
     return found if len(found) <= recovery.exclude_most else ()
 
 

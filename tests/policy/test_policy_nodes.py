@@ -59,6 +59,7 @@ def test_a_switch_that_takes_many_nodes_with_it_is_none_of_their_faults():
         (ended(1, Kind.CRASHED, ranks=(17,), nodes=("n9",)), ("n9",)),
         (ended(1, Kind.HUNG, ranks=(999,)), ()),
         (diverged(1, 5, ranks=(17,), rose=True), ()),
+        (ended(1, Kind.NODE_FAILED, nodes=("a b",)), ()),
         (diverged(1, 5), ()),
         (None, ()),
     ],
