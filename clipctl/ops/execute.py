@@ -230,14 +230,15 @@ def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend,
         script = _write_files(start, identity)
     except OSError as error:
         reason = f"{error.filename or start.folder.path}: {error.strerror}"
-        _rejected(identity, Rejected(reason=reason), store, clock)  # known for certain: nothing was submitted
-        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
-    answer = backend.submit(script, identity)
-    if isinstance(answer, Rejected):
+        answer = Rejected(reason=reason, transient=True)  # known for certain: nothing was submitted
         _rejected(identity, answer, store, clock)
-        raise Refused(f"the scheduler refused: {answer.reason}", f"clipctl resume {identity.run}")
-    store.answered(identity.nonce, answer, time=clock.now())
-    return Submitted(identity=identity, answer=answer)
+        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
+    said = backend.submit(script, identity)
+    if isinstance(said, Rejected):
+        _rejected(identity, said, store, clock)
+        raise Refused(f"the scheduler refused: {said.reason}", f"clipctl resume {identity.run}")
+    store.answered(identity.nonce, said, time=clock.now())
+    return Submitted(identity=identity, answer=said)
 
 
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:
