@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from clipctl.domain import AttemptRecord
     from clipctl.store.writer import Store
 
+IDENTITY = ("--job-name=", "--comment=")  # options by whose values a job is known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -136,7 +138,7 @@ def execute(
         case Resubmit(remedy=remedy, basis=basis):
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
             identity = store.intend(run, _intent(start, actor, basis, now))
-            return _submit(start, identity, store, backend, clock)
+            return _submit(start, identity, actor, store, backend, clock)
         case Stop(basis=basis):
             _stop(run, actor, basis, store, cluster, backend, now)
         case Hold(basis=basis):
@@ -174,7 +176,7 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         limits=start.cluster.limits,
     )
     identity = store.create(new, _intent(start, actor, "launched", now))
-    return _submit(start, identity, store, backend, clock)
+    return _submit(start, identity, actor, store, backend, clock)
 
 
 def _new_folder(folder: RunFolder, spec: str) -> None:
@@ -225,7 +227,7 @@ def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
     )
 
 
-def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend, clock: Clock) -> Submitted:
+def _submit(start: Start, identity: JobIdentity, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:
     try:
         script = _write_files(start, identity)
     except OSError as error:
@@ -236,9 +238,21 @@ def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend,
     said = backend.submit(script, identity)
     if isinstance(said, Rejected):
         _rejected(identity, said, store, clock)
-        raise Refused(f"the scheduler refused: {said.reason}", f"clipctl resume {identity.run}")
+        refusal = Unavailable if said.transient else Refused
+        raise refusal(f"the scheduler refused: {said.reason}", f"clipctl resume {identity.run}")
     store.answered(identity.nonce, said, time=clock.now())
+    if isinstance(said, Accepted) and (basis := _unrecognizable(said)):
+        store.hold(identity.run, actor=actor, basis=basis, time=clock.now())
     return Submitted(identity=identity, answer=said)
+
+
+def _unrecognizable(job: Accepted) -> str:
+    """A job whose name or comment the site has changed is never found again: another would be submitted after it."""
+    changed = [line for line in job.differences if line.startswith(IDENTITY)]
+    if not changed:
+        return ""
+    said = "; ".join(changed)
+    return f"job {job.scheduler_id} cannot be recognized ({said}): scancel {job.scheduler_id}, and ask the site"
 
 
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:

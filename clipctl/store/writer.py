@@ -205,10 +205,13 @@ class Store(Transactions):
         return None if live is None else self.job(live.nonce)
 
     def stop(self, nonce: str, *, actor: str, basis: str, time: float) -> JobRecord:
-        """Before the scheduler is told: a job that policy ends was not cancelled by anybody. Once is enough."""
+        """Before the scheduler is told: a job that policy ends was not cancelled by anybody. Once is enough.
+
+        Also of one that was taken for gone and is seen again.
+        """
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            if job.stop_requested_at is None and job.ended_at is None:
+            if job.stop_requested_at is None:
                 facts = {"nonce": nonce}
                 self._record(session, run, _told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
         return self.job(nonce)
