@@ -65,7 +65,9 @@ def test_a_stop_that_comes_with_the_request_meets_it(tmp_path: Path) -> None:
     finally:
         end(started, process)
     final = started.events()[-1]
-    assert (final.kind, set(started.manifests())) == ("stopped", {final.facts["checkpoint"]})
+    assert final.kind == "stopped"
+    assert final.facts["checkpoint"] in started.manifests()
+    assert len(requests(started)) <= 1
 
 
 @pytest.fixture
