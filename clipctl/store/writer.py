@@ -25,13 +25,15 @@ from clipctl.domain import (
     JobReport,
     JobState,
     JournalFacts,
+    Pulse,
     Rejected,
     RunState,
+    Series,
     Unknown,
 )
 from clipctl.errors import NotFound, Refused
 from clipctl.layout import RunFolder
-from clipctl.store import comparison, home as homes, rows, views
+from clipctl.store import comparison, home as homes, progress, rows, views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
 from clipctl.store.tables import CheckpointRow, IncidentRow, JobRow, RunRow
@@ -165,6 +167,12 @@ class Store(Transactions):
             said = {"incident": incident}
             self._record(session, row, _told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said))
 
+    def feel(self, pulses: Mapping[tuple[str, int], Pulse]) -> None:
+        """By run and attempt: of all that one look saw, in one transaction."""
+        with self._writing() as session:
+            for (run, number), pulse in pulses.items():
+                rows.existing_attempt(session, run, number).pulse = contract.dumps(pulse)
+
     def checked(self, run: str, path: str, state: CheckpointState, *, time: float) -> None:
         """What a look at a checkpoint's bytes said: VERIFIED or DAMAGED."""
         with self._writing() as session:
@@ -253,6 +261,11 @@ class Store(Transactions):
         record = self.run(run)
         with self._reading() as connection:
             return views.history(connection, record)
+
+    def series(self, run: str, attempt: int) -> Series:
+        """The newest stretch of losses on the way to where the attempt stands."""
+        with self._reading() as connection:
+            return progress.series(connection, run, attempt)
 
     def decisions(self, run: str) -> tuple[DecisionRecord, ...]:
         with self._reading() as connection:

@@ -79,7 +79,8 @@ tiny: cancelled
 1970-01-13 14:50:45  2  started   with epoch 2, step 10, on 1 host
 1970-01-13 14:51:45  2  stopped   at step 14, 1,344 samples; steps/step_14.pt
 1970-01-13 14:51:45     cancel    asked for by a person (ada)
-1970-01-13 14:52:15  2  incident  cancelled by user at epoch 2, step 4: cancelled
+1970-01-13 14:52:15  2  incident  cancelled by user at epoch 2, step 4:
+                                  cancelled
 1970-01-13 14:52:15  2  ended     exit.json says code 85
 next: clipctl resume tiny --force cancelled
 """
