@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -41,6 +40,7 @@ from clipctl.policy import settings_digest
 from clipctl.render import render
 from clipctl.spec import Cluster, Patch, RunSpec, diff, patched, spec_from_json, spec_to_json
 from clipctl.store import Intent, NewRun, RunRecord
+from clipctl.store.ledger import standing
 from trainer import contract
 from trainer.contract import Parent
 from trainer.verify import damage
@@ -183,7 +183,7 @@ def _new_folder(folder: RunFolder, spec: str) -> None:
     """run.json is created, never replaced: of two launches of one name the slower must not change the faster's."""
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _created(folder.run, spec) and (folder.decisions.exists() or folder.run.read_text("utf-8") != spec):
+        if not _created(folder.run, spec) and (standing(folder) or folder.run.read_text("utf-8") != spec):
             raise Refused(f"{folder.path} is in use already", hint=_instead_of(folder))
         contract.sync_folder(folder.path.parent)
     except OSError as error:
@@ -195,8 +195,7 @@ def _instead_of(folder: RunFolder) -> str:
     """A launch that was killed before its commit leaves a folder that no store knows, and from which nothing ran."""
     if (folder.path / "jobs").exists():
         return "choose another --name, or another root"
-    there = shlex.quote(str(folder.path))
-    return f"choose another --name; nothing was ever submitted from there, so this helps too: mv {there} {there}.old"
+    return "choose another --name; or, if a launch of yours was killed there: clipctl db rebuild"
 
 
 def _created(path: Path, text: str) -> bool:

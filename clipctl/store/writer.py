@@ -286,7 +286,8 @@ def _sight(job: JobRow, report: JobReport | None) -> dict[str, Any] | None:
     known = (job.state, job.scheduler_id, job.answer, job.missing_since)
     if known == (report.state, report.scheduler_id, Answer.ACCEPTED, None):
         return None
-    return {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}
+    seen = {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}
+    return seen if job.answer == Answer.ACCEPTED else {**seen, "found": True}
 
 
 def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> Entry:
