@@ -20,7 +20,9 @@ _HOST_MEMORY = re.compile(
 )
 
 # A rank that only heard of another one's end: of gloo, NCCL, or a socket
-_CONSEQUENCE = re.compile(r"rank is gone|has left|Connection (reset|closed|refused)|Broken pipe|NCCL|[Gg]loo|did not come")
+_CONSEQUENCE = re.compile(
+    r"rank is gone|has left|Connection (reset|closed|refused)|Broken pipe|NCCL|[Gg]loo|did not come"
+)
 
 
 @dataclass(frozen=True)
