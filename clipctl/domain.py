@@ -300,6 +300,7 @@ class RecoverySpec:
 
     precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
     rollback_epochs: CountOrZero = 1  # a divergence restarts this far before its last epoch finished, or further
+    standby: bool = False  # the next job waits in the queue while one runs, and goes on where that one ends
 
 
 @dataclass(frozen=True, kw_only=True)

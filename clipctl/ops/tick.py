@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,11 @@ from clipctl import policy
 from clipctl.backends import Backend
 from clipctl.domain import CheckpointRecord, CheckpointState, Decision, Incident, Resubmit, RunState, Wait
 from clipctl.errors import ClipctlError
-from clipctl.ops import execute
+from clipctl.ops import execute, standby
 from clipctl.ops.clock import Clock
 from clipctl.ops.observe import Observation, observe
 from clipctl.spec import Cluster
-from clipctl.store import JobRecord, RunRecord
+from clipctl.store import JobRecord, RunRecord, StandbyRecord
 
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
@@ -46,7 +46,8 @@ class Outcome:
 def tick(site_of: Callable[[str], Site], *, store: Store, clock: Clock, act: bool = True) -> tuple[Outcome, ...]:
     """`site_of`: from a cluster's name. Without `act` everything is seen and decided, and nothing is done."""
     live = {job.identity.run: job for job in store.jobs_live()}
-    runs = [run for run in store.runs() if run.name in live or run.state not in DONE]
+    standing = {each.identity.run: each for each in store.standbys.all()}
+    runs = [run for run in store.runs() if run.name in live or run.name in standing or run.state not in DONE]
     by_cluster: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_cluster[run.cluster].append(run)
@@ -54,7 +55,13 @@ def tick(site_of: Callable[[str], Site], *, store: Store, clock: Clock, act: boo
     for name, those in by_cluster.items():
         site = site_of(name)
         seen = _observe(site, [live[run.name] for run in those if run.name in live], store, clock)
-        outcomes += [_decide(run.name, seen.get(run.name), site, store, clock, act) for run in those]
+        standbys = [standing[run.name] for run in those if run.name in standing]
+        waited_for = _standbys(standbys, site, store, clock) if act else _idle(standbys, live)
+        for run in those:
+            if wait := waited_for.get(run.name):
+                outcomes.append(Outcome(run=run.name, incident=None, decision=Wait(basis=wait)))
+            elif run.name in live or run.state not in DONE:
+                outcomes.append(_decide(run.name, seen.get(run.name), site, store, clock, act))
     return tuple(outcomes)
 
 
@@ -63,11 +70,38 @@ def _observe(site: Site, jobs: list[JobRecord], store: Store, clock: Clock) -> M
     return {each.job.identity.run: each for each in seen}
 
 
+def _standbys(those: Sequence[StandbyRecord], site: Site, store: Store, clock: Clock) -> Mapping[str, str]:
+    """What runs wait for, so that policy starts nothing for them. One poll for all that stand by."""
+    if not those:
+        return {}
+    answer, at = site.backend.poll([each.identity for each in those]), _place(site, store, clock)
+    found = {}
+    for run in (each.identity.run for each in those):
+        try:
+            found[run] = standby.look(run, at, answer)
+        except ClipctlError as error:
+            found[run] = f"stands by: {error.message}"
+    return found
+
+
+def _idle(those: Sequence[StandbyRecord], live: Container[str]) -> Mapping[str, str]:
+    """The same where nothing is done."""
+    return {each.identity.run: f"stands by: {each.words}" for each in those if each.identity.run not in live}
+
+
+def _place(site: Site, store: Store, clock: Clock) -> standby.Place:
+    return standby.Place(store=store, cluster=site.cluster, backend=site.backend, clock=clock)
+
+
 def _decide(run: str, seen: Observation | None, site: Site, store: Store, clock: Clock, act: bool) -> Outcome:
     incident, decision = _sound(run, seen, site, store, clock)
     error = None
-    if act and not isinstance(decision, Wait):
+    if act:
         try:
+            if isinstance(decision, Wait):
+                standby.keep(run, _place(site, store, clock), actor=ACTOR)
+            else:
+                standby.remove(run, store=store, backend=site.backend, clock=clock, actor=ACTOR, basis=decision.basis)
             execute.execute(
                 decision, run, actor=ACTOR, store=store, cluster=site.cluster, backend=site.backend, clock=clock
             )

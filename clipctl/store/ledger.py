@@ -26,6 +26,11 @@ class EntryKind(StrEnum):
     CANCEL = "cancel"
     STOP = "stop"  # of a job that runs, by policy
     COMPLETE = "complete"
+    STANDBY = "standby"  # the intent of a job that is to wait in the queue until the run's job has ended
+    STANDBY_ANSWER = "standby_answer"
+    WITHDRAW = "withdraw"  # it must not start; the scheduler is told next
+    PROMOTE = "promote"  # it has started: from here on it is the run's newest attempt and its live job
+    STANDBY_END = "standby_end"  # it is gone, and never was an attempt
 
 
 def append(folder: RunFolder, record: Mapping[str, Any]) -> None:

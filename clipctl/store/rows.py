@@ -10,14 +10,25 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
-from clipctl.domain import CheckpointRecord, CheckpointState, Cursor, JobState, JournalFacts
+from clipctl.domain import (
+    Accepted,
+    CheckpointRecord,
+    CheckpointState,
+    Cursor,
+    JobState,
+    JournalFacts,
+    Rejected,
+    Unknown,
+)
 from clipctl.errors import NotFound, Refused
 from clipctl.journal import landmarks
 from clipctl.run_state import RunFacts, run_state
 from clipctl.store.records import Answer, Intent
-from clipctl.store.tables import AttemptRow, CheckpointRow, EventRow, JobRow, RunRow
+from clipctl.store.tables import AttemptRow, CheckpointRow, EventRow, JobRow, RunRow, StandbyRow
 from trainer import contract
 from trainer.contract import Event
+
+ANSWERS: Mapping[type, Answer] = {Accepted: Answer.ACCEPTED, Rejected: Answer.REJECTED, Unknown: Answer.UNKNOWN}
 
 
 def to_json(value: Mapping[str, Any]) -> str:
@@ -49,10 +60,25 @@ def live_job(session: Session, run: str) -> JobRow | None:
     return session.exec(select(JobRow).where(JobRow.run == run, col(JobRow.ended_at).is_(None))).first()
 
 
-def add_attempt(session: Session, run: RunRow, intent: Intent) -> AttemptRow:
-    """The run's next attempt with its one job. Refused, by the unique index, if another job may be alive."""
+def next_number(session: Session, run: RunRow) -> int:
+    """Of an attempt. One that stood by and was removed has used its own up: its folder is there."""
+    attempts = select(func.max(AttemptRow.number)).where(AttemptRow.run == run.name)
+    standbys = select(func.max(StandbyRow.attempt)).where(StandbyRow.run == run.name)
+    return max(session.exec(attempts).one() or 0, session.exec(standbys).one() or 0) + 1
+
+
+def open_standby(session: Session, run: str) -> StandbyRow | None:
+    return session.exec(select(StandbyRow).where(StandbyRow.run == run, col(StandbyRow.ended_at).is_(None))).first()
+
+
+def add_attempt(session: Session, run: RunRow, intent: Intent, number: int) -> JobRow:
+    """An attempt with its one job. Refused, by the unique index, if another job may be alive, or if one stands by."""
     name = run.name  # not to be had after a failed flush
-    number = (session.exec(select(func.max(AttemptRow.number)).where(AttemptRow.run == run.name)).one() or 0) + 1
+    if open_standby(session, name) is not None:
+        raise Refused(
+            f"a job of run '{name}' stands by in the queue and may start: a second one is never started",
+            hint=f"clipctl cancel {name}, or clipctl status {name}",
+        )
     attempt = AttemptRow(
         run=run.name,
         number=number,
@@ -65,9 +91,8 @@ def add_attempt(session: Session, run: RunRow, intent: Intent) -> AttemptRow:
     )
     session.add(attempt)
     session.flush()
-    session.add(
-        JobRow(nonce=intent.nonce, run=run.name, attempt=number, submitted_at=intent.time, state=JobState.UNKNOWN)
-    )
+    job = JobRow(nonce=intent.nonce, run=run.name, attempt=number, submitted_at=intent.time, state=JobState.UNKNOWN)
+    session.add(job)
     try:
         session.flush()
     except IntegrityError as error:
@@ -77,7 +102,7 @@ def add_attempt(session: Session, run: RunRow, intent: Intent) -> AttemptRow:
             f"a job of run '{name}' may be alive: a second one is never started",
             hint=f"clipctl status {name}, or clipctl cancel {name}",
         ) from error
-    return attempt
+    return job
 
 
 def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, cursor: Cursor) -> None:
@@ -143,6 +168,7 @@ def restate(session: Session, run: RunRow) -> None:
     assert job is not None  # a run comes into being with one
     attempt = existing_attempt(session, run.name, job.attempt)
     final = session.get(EventRow, (run.name, attempt.number, attempt.final)) if attempt.final else None
+    standby = open_standby(session, run.name)
     run.state = run_state(
         RunFacts(
             job=JobState(job.state),
@@ -153,6 +179,7 @@ def restate(session: Session, run: RunRow) -> None:
             final=None if final is None else final.kind,
             held=run.hold_reason is not None,
             cancelled=run.cancelled_at is not None,
+            succeeded=standby is not None and standby.withdrawn_at is None,
         )
     )
     session.flush()

@@ -26,7 +26,7 @@ from clipctl.domain import (
 from clipctl.errors import Unavailable
 from clipctl.journal import Landmarks
 from clipctl.store import home as homes, migrate
-from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
+from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord, StandbyRecord
 from trainer import contract
 from trainer.contract import CheckpointManifest, Event, Parent, Precision
 
@@ -195,6 +195,65 @@ def _job(row: Row) -> JobRecord:
 
 def _event(line: str | None) -> Event | None:
     return None if line is None else contract.loads(Event, line)
+
+
+# --- standbys ---------------------------------------------------------------------------------------
+
+_STANDBYS = """SELECT standbys.*, runs.run_id, runs.folder FROM standbys JOIN runs ON runs.name = standbys.run
+               WHERE ended_at IS NULL"""
+
+
+def standbys(connection: sqlite3.Connection) -> tuple[StandbyRecord, ...]:
+    """Every job that waits for another's end, of all runs."""
+    return tuple(map(_standby, connection.execute(f"{_STANDBYS} ORDER BY submitted_at").fetchall()))
+
+
+def standby(connection: sqlite3.Connection, name: str) -> StandbyRecord | None:
+    row = connection.execute(f"{_STANDBYS} AND run = ?", (name,)).fetchone()
+    return None if row is None else _standby(row)
+
+
+def standby_asked_for(connection: sqlite3.Connection, name: str) -> bool:
+    sql = """SELECT spec, patch FROM runs JOIN attempts ON attempts.run = runs.name
+             WHERE name = ? ORDER BY number DESC LIMIT 1"""
+    row = connection.execute(sql, (name,)).fetchone()
+    if row is None:
+        return False
+    launched = _object(row["spec"]).get("spec", {}).get("recovery", {})
+    return bool(_object(row["patch"]).get("recovery.standby", launched.get("standby", False)))
+
+
+def standby_gave_up(connection: sqlite3.Connection, name: str, after: int) -> bool:
+    """Withdrawn ones do not count, nor those of which nobody knows whether they ever were in the queue."""
+    row = connection.execute(
+        """SELECT 1 FROM standbys WHERE run = ? AND after = ? AND ended_at IS NOT NULL
+           AND withdrawn_at IS NULL AND answer IN (?, ?)""",
+        (name, after, Answer.ACCEPTED, Answer.REJECTED),
+    ).fetchone()
+    return row is not None
+
+
+def _standby(row: Row) -> StandbyRecord:
+    identity = JobIdentity(
+        run=row["run"],
+        run_id=row["run_id"],
+        attempt=row["attempt"],
+        nonce=row["nonce"],
+        submitted_at=row["submitted_at"],
+    )
+    return StandbyRecord(
+        identity=identity,
+        folder=Path(row["folder"]),
+        after=row["after"],
+        answer=None if row["answer"] is None else Answer(row["answer"]),
+        scheduler_id=row["scheduler_id"],
+        state=JobState(row["state"]),
+        raw=row["raw"],
+        reason=row["reason"],
+        missing_since=row["missing_since"],
+        withdrawn_at=row["withdrawn_at"],
+        ended_at=row["ended_at"],
+    )
 
 
 # --- lineage ----------------------------------------------------------------------------------------

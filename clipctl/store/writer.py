@@ -6,15 +6,12 @@ the commit: a line may be left without its row (nothing was submitted yet), neve
 
 from __future__ import annotations
 
-import json
-import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
@@ -37,30 +34,13 @@ from clipctl.domain import (
     Unknown,
 )
 from clipctl.errors import NotFound, Refused
-from clipctl.layout import RunFolder
-from clipctl.store import home as homes, ledger, migrate, rows, views
+from clipctl.store import entries, home as homes, migrate, rows, views
+from clipctl.store.entries import Entry
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
-from clipctl.store.tables import CheckpointRow, DecisionRow, IncidentRow, RunRow
+from clipctl.store.standbys import Standbys
+from clipctl.store.tables import CheckpointRow, IncidentRow, RunRow
 from trainer import contract
-
-_ANSWERS: Mapping[type, Answer] = {
-    Accepted: Answer.ACCEPTED,
-    Rejected: Answer.REJECTED,
-    Unknown: Answer.UNKNOWN,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A line of decisions.jsonl and a row of decisions. `actor`: a user's name, "watchdog", or who told us."""
-
-    kind: EntryKind
-    actor: str
-    basis: str
-    time: float
-    attempt: int | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Store:
@@ -71,6 +51,7 @@ class Store:
         with homes.explained(self.path):
             self._connection = _connect(self.path)
         self._engine = create_engine("sqlite://", creator=lambda: self._connection, poolclass=StaticPool)
+        self.standbys = Standbys(self._writing, self._reading)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
     def __enter__(self) -> Self:
@@ -118,24 +99,9 @@ class Store:
             return self._intend(session, row, intent)
 
     def _intend(self, session: Session, run: RunRow, intent: Intent) -> JobIdentity:
-        number = rows.add_attempt(session, run, intent).number
-        facts = {
-            "run_id": run.run_id,
-            "cluster": run.cluster,
-            "scheduler": run.scheduler,
-            "epochs": run.epochs,
-            "limits": json.loads(run.limits),
-            "nonce": intent.nonce,
-            "ranks": intent.ranks,
-            "parent": intent.parent,
-            "settings_digest": intent.settings_digest,
-            "patch": intent.patch,
-            "train": intent.train,
-        }
-        entry = _Entry(
-            kind=EntryKind.INTENT, actor=intent.actor, basis=intent.basis, time=intent.time, attempt=number, facts=facts
-        )
-        _record(session, run, entry)
+        number = rows.next_number(session, run)
+        rows.add_attempt(session, run, intent, number)
+        entries.record(session, run, entries.intended(EntryKind.INTENT, run, intent, number))
         return JobIdentity(
             run=run.name, run_id=run.run_id, attempt=number, nonce=intent.nonce, submitted_at=intent.time
         )
@@ -146,7 +112,7 @@ class Store:
         """The scheduler's answer to the submission. Rejected: no job exists, and another may be intended."""
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            job.answer = _ANSWERS[type(answer)]
+            job.answer = rows.ANSWERS[type(answer)]
             said = answer.scheduler_id if isinstance(answer, Accepted) else answer.reason
             if isinstance(answer, Accepted):
                 job.scheduler_id = said
@@ -155,7 +121,7 @@ class Store:
             if isinstance(answer, Rejected):
                 job.ended_at = time
             facts = {"nonce": nonce, "answer": job.answer}
-            _record(session, run, _told(EntryKind.ANSWER, "scheduler", said, time, job.attempt, facts))
+            entries.record(session, run, entries.told(EntryKind.ANSWER, "scheduler", said, time, job.attempt, facts))
 
     def observed(self, nonce: str, report: JobReport | None, *, time: float) -> None:
         """What a scheduler that answered said of the job; None: it did not list it."""
@@ -176,7 +142,7 @@ class Store:
                 return
             job.ended_at, job.state, job.exit_code = time, state, exit_code
             facts = {"nonce": nonce, "state": state, "exit_code": exit_code}
-            _record(session, run, _told(EntryKind.END, "clipctl", basis, time, job.attempt, facts))
+            entries.record(session, run, entries.told(EntryKind.END, "clipctl", basis, time, job.attempt, facts))
 
     def ingest(
         self,
@@ -206,7 +172,8 @@ class Store:
             text = contract.dumps(incident)
             session.add(IncidentRow(run=run, attempt=attempt, kind=incident.kind, time=time, facts=text))
             said = {"incident": incident}
-            _record(session, row, _told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said))
+            entry = entries.told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said)
+            entries.record(session, row, entry)
 
     def checked(self, run: str, path: str, state: CheckpointState) -> None:
         """What a look at a checkpoint's bytes said: VERIFIED or DAMAGED."""
@@ -220,16 +187,16 @@ class Store:
 
     def hold(self, run: str, *, actor: str, basis: str, time: float) -> None:
         """Nothing is started for this run until it is released. A live job goes on."""
-        with self._deciding(run, _Entry(kind=EntryKind.HOLD, actor=actor, basis=basis, time=time)) as (_, row):
+        with self._deciding(run, Entry(kind=EntryKind.HOLD, actor=actor, basis=basis, time=time)) as (_, row):
             row.hold_reason = basis
 
     def release(self, run: str, *, actor: str, basis: str, time: float) -> None:
-        with self._deciding(run, _Entry(kind=EntryKind.RELEASE, actor=actor, basis=basis, time=time)) as (_, row):
+        with self._deciding(run, Entry(kind=EntryKind.RELEASE, actor=actor, basis=basis, time=time)) as (_, row):
             row.hold_reason = None
 
     def cancel(self, run: str, *, actor: str, basis: str, time: float) -> JobRecord | None:
         """Final for everybody but a person who resumes. Returns the live job: the scheduler must be told next."""
-        entry = _Entry(kind=EntryKind.CANCEL, actor=actor, basis=basis, time=time)
+        entry = Entry(kind=EntryKind.CANCEL, actor=actor, basis=basis, time=time)
         with self._deciding(run, entry) as (session, row):
             row.cancelled_at = time
             live = rows.live_job(session, run)
@@ -244,12 +211,12 @@ class Store:
             if job.stop_requested_at is None and job.ended_at is None:
                 job.stop_requested_at = time
                 facts = {"nonce": nonce}
-                _record(session, run, _told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
+                entries.record(session, run, entries.told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
         return self.job(nonce)
 
     def complete(self, run: str, *, actor: str, basis: str, time: float) -> None:
         """The decision that a run is done; its state already follows from the trainer's last word."""
-        with self._deciding(run, _Entry(kind=EntryKind.COMPLETE, actor=actor, basis=basis, time=time)):
+        with self._deciding(run, Entry(kind=EntryKind.COMPLETE, actor=actor, basis=basis, time=time)):
             pass
 
     # --- reads ----------------------------------------------------------------------------------
@@ -318,34 +285,11 @@ class Store:
                 raise
 
     @contextmanager
-    def _deciding(self, run: str, entry: _Entry) -> Iterator[tuple[Session, RunRow]]:
+    def _deciding(self, run: str, entry: Entry) -> Iterator[tuple[Session, RunRow]]:
         with self._writing() as session:
             row = rows.existing_run(session, run)
             yield session, row
-            _record(session, row, entry)
-
-
-def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> _Entry:
-    return _Entry(kind=kind, actor=actor, basis=basis, time=time, attempt=attempt, facts=facts)
-
-
-def _record(session: Session, run: RunRow, entry: _Entry) -> None:
-    """The last step of a transaction: rows first, so that what the database refuses leaves no line."""
-    facts = contract.to_jsonable(entry.facts)
-    decision = DecisionRow(
-        id=secrets.token_hex(8),
-        run=run.name,
-        attempt=entry.attempt,
-        time=entry.time,
-        actor=entry.actor,
-        kind=entry.kind,
-        basis=entry.basis,
-        facts=rows.to_json(facts),
-    )
-    session.add(decision)
-    rows.restate(session, run)
-    line = decision.model_dump(exclude={"facts"}) | facts | {"schema": contract.SCHEMA}
-    ledger.append(RunFolder(Path(run.folder)), line)
+            entries.record(session, row, entry)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

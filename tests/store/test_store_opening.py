@@ -191,7 +191,7 @@ def test_an_older_schema_is_named_with_the_command_that_brings_it_up_to_date(hom
     path = homes.prepare(home)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate.migrate(connection, path, steps=migrate.migrations()[:1])
-    with pytest.raises(Unavailable, match="has schema 1, this clipctl reads 4") as outdated:
+    with pytest.raises(Unavailable, match=f"has schema 1, this clipctl reads {migrate.NEWEST}") as outdated:
         read.status(home, now=1.0)
     subprocess.run(shlex.split(outdated.value.hint), check=True, capture_output=True)
     assert read.status(home, now=1.0).runs == ()
