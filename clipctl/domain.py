@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from trainer.contract import (
-    CheckpointManifest,
-    CountOrZero,
-    Event,
-    Exit,
-    Heartbeat,
-    NotNegative,
-    Parent,
-    Positive,
-    Precision,
-)
+from clipctl.limits import Limits as Limits, LossLimits as LossLimits, Patience as Patience
+from clipctl.pulse import Pulse as Pulse
+from clipctl.series import Series as Series
+from trainer.contract import CheckpointManifest, CountOrZero, Event, Exit, Heartbeat, Parent, Precision
 
 
 class JobState(StrEnum):
@@ -126,6 +119,9 @@ class Incident:
     step: int | None = None
     samples_seen: int | None = None
     ranks: tuple[int, ...] = ()  # which saw it first
+    rose: bool = False  # of nan: the loss had risen before, and the place is where that began
+    alive: bool = False  # its job went on when this was found: to be judged anew at each look
+    transient: bool = False  # of a refusal: nothing is wrong with the submission, another time it may be accepted
     lines: tuple[str, ...] = ()  # evidence that a person can check
 
 
@@ -272,26 +268,15 @@ class Evidence:
     diverged: Event | None = None  # the first one
     progress: Event | None = None  # newest
     heartbeat: Heartbeat | None = None
+    started: Event | None = None  # newest
+    pulse: Pulse | None = None  # for how long it has not moved
+    series: Series | None = None  # up to now; None: nothing new in it since it was judged
     claimed: bool = False
     missing_since: float | None = None  # first successful answer that omitted the job, without a later sighting
     cancel_requested: bool = False  # by a person
     stop_requested: bool = False  # by a Stop decision: how the job ends says nothing new
     uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Patience, in seconds: fields of the cluster profile."""
-
-    lost_after: NotNegative = 180.0  # successful answers that omit a job must span this before it counts as gone
-    unanswered_for: NotNegative = 180.0  # the same for a job whose submission was never answered: it may yet arrive
-    claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
-    stop_grace: NotNegative = 600.0  # a job that was stopped has this long to save; then it is killed
-    rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
-    poll_every: NotNegative = 15.0  # while somebody watches; schedulers are not to be asked in a loop
-    query_timeout: Positive = 30.0  # a question to the scheduler
-    submit_timeout: Positive = 180.0  # sbatch itself tries again for two minutes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,14 +167,15 @@ def _unwanted(record: RunRecord, before: JobRecord, at: Place) -> str:
         return why
     history = at.store.history(record.name)
     incident, number = history.attempts[-1].incident, before.identity.attempt
-    if incident is not None and incident.kind not in GOES_ON and (not before.live or before.landmarks.diverged):
+    known = incident is not None and (before.landmarks.diverged or not (before.live or incident.alive))
+    if incident is not None and known and incident.kind not in GOES_ON:
         return f"attempt {number}: {incident.kind.replace('_', ' ')}"
     if before.live:
         return ""
     if before.stop_requested_at is not None:
         return f"attempt {number} was stopped"
     saved = any(each.manifest.attempt == number and each.state in WHOLE for each in history.checkpoints)
-    return "" if saved or incident is None else f"attempt {number} left no checkpoint"
+    return "" if saved or not known else f"attempt {number} left no checkpoint"
 
 
 def _unwanted_run(record: RunRecord) -> str:

@@ -20,6 +20,7 @@ from clipctl.domain import (
     JobIdentity,
     JobState,
     Limits,
+    Pulse,
     RecoverySpec,
     RunState,
 )
@@ -190,6 +191,8 @@ def _job(row: Row) -> JobRecord:
             diverged=_event(row["diverged_line"]),
             final=_event(row["final_line"]),
         ),
+        pulse=None if row["pulse"] is None else contract.loads(Pulse, row["pulse"]),
+        troubled=bool(row["troubled"]),
     )
 
 

@@ -7,7 +7,7 @@ the commit: a line may be left without its row (nothing was submitted yet), neve
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +29,14 @@ from clipctl.domain import (
     JobReport,
     JobState,
     JournalFacts,
+    Pulse,
     Rejected,
     RunState,
+    Series,
     Unknown,
 )
 from clipctl.errors import NotFound, Refused
-from clipctl.store import entries, home as homes, migrate, rows, views
+from clipctl.store import entries, home as homes, migrate, progress, rows, views
 from clipctl.store.entries import Entry
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
@@ -175,6 +177,12 @@ class Store:
             entry = entries.told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said)
             entries.record(session, row, entry)
 
+    def feel(self, pulses: Mapping[tuple[str, int], Pulse]) -> None:
+        """By run and attempt: of all that one look saw, in one transaction."""
+        with self._writing() as session:
+            for (run, number), pulse in pulses.items():
+                rows.existing_attempt(session, run, number).pulse = contract.dumps(pulse)
+
     def checked(self, run: str, path: str, state: CheckpointState) -> None:
         """What a look at a checkpoint's bytes said: VERIFIED or DAMAGED."""
         with self._writing() as session:
@@ -256,6 +264,11 @@ class Store:
         record = self.run(run)
         with self._reading() as connection:
             return views.history(connection, record)
+
+    def series(self, run: str, attempt: int) -> Series:
+        """The newest stretch of losses on the way to where the attempt stands."""
+        with self._reading() as connection:
+            return progress.series(connection, run, attempt)
 
     def decisions(self, run: str) -> tuple[DecisionRecord, ...]:
         with self._reading() as connection:

@@ -157,6 +157,7 @@ class Stage:
             stream=Stream(batch_size=spec.batch_size, ranks=geometry.ranks, workers=spec.data.workers),
         )  # fmt: skip
         contract.write_atomic(path.with_name(f"{name}.json"), contract.dumps(manifest))
+        self.event(EventKind.CHECKPOINT, epoch=epochs + 1, into=into, path=str(path.relative_to(folder.path)))
         return path
 
     def end(self, code: int) -> None:
