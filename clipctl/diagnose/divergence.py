@@ -28,7 +28,7 @@ def not_finite(evidence: Evidence, event: Event, limits: Limits) -> Incident:
         form=Form.NAN,
         at=before.onset if before else event,
         ranks=ranks,
-        rose=before is not None,
+        rise=None if evidence.series is None else before is not None,
         lines=(line, *(rise_lines(before) if before else ())),
     )
 

@@ -17,7 +17,7 @@ def finding(
     at: Event | Point | None = None,
     form: Form | None = None,
     ranks: tuple[int, ...] = (),
-    rose: bool = False,
+    rise: bool | None = None,
     alive: bool = False,
     lines: tuple[str, ...] = (),
 ) -> Incident:
@@ -33,7 +33,7 @@ def finding(
         step=place.step if place else None,
         samples_seen=place.samples_seen if place else None,
         ranks=ranks,
-        rose=rose,
+        rise=rise,
         alive=alive,
         lines=lines,
     )

@@ -242,7 +242,8 @@ def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend,
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:
     now = clock.now()
     store.answered(identity.nonce, answer, time=now)
-    incident = Incident(kind=IncidentKind.SUBMIT_REFUSED, attempt=identity.attempt, detail=answer.reason)
+    kind, passes = IncidentKind.SUBMIT_REFUSED, answer.transient
+    incident = Incident(kind=kind, attempt=identity.attempt, detail=answer.reason, passes=passes)
     cursor = store.job(identity.nonce).cursor
     store.ingest(identity.run, identity.attempt, JournalFacts(), cursor, time=now, incident=incident)
 

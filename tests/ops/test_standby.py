@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,8 @@ class Queue(Scheduler):
 @pytest.fixture
 def run(stage: Stages) -> Stage:
     """It trains, on a cluster with a queue; its spec asks for a standby."""
-    made = stage(demo("recovery.standby=true", "train.precision=amp_fp16"))
+    spec = demo("train.precision=amp_fp16")
+    made = stage(spec.model_copy(update={"recovery": replace(spec.recovery, standby=True)}))
     made.scheduler = Queue(made.time)
     made.cluster = made.cluster.model_copy(update={"scheduler": "slurm"})
     made.launch()
@@ -245,6 +247,9 @@ def test_one_that_refused_by_itself_makes_way_in_the_same_tick(run: Stage) -> No
     run.event(EventKind.CRASHED, epoch=1, into=3, error="boom", rank=0)
     leave(run, 1)
     fence(run, open_standby(run))
+    assert "stands by" not in watch(run)
+    assert run.store.standbys.all() == ()
+    run.time.sleep(run.spec.recovery.backoff)
     watch(run)
     assert run.store.history(run.run).attempts[-1].number == 3
 

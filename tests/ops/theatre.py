@@ -107,7 +107,7 @@ class Stage:
         return execute.begin(start, actor="ada", store=self.store, backend=self.scheduler, clock=self.time)
 
     def plan(self, **wish: Any) -> resume.ResumePlan:
-        return resume.plan(self.run, resume.Wish(**wish), store=self.store, cluster=self.cluster)
+        return resume.plan(self.run, resume.Wish(**wish), store=self.store, cluster=self.cluster, clock=self.time)
 
     def resume(self, *, force: tuple[str, ...] = (), **wish: Any) -> Submitted:
         plan = self.plan(**wish)

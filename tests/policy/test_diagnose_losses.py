@@ -166,7 +166,7 @@ def test_a_nan_after_a_rise_lies_where_the_rise_began() -> None:
     incident = judged(evidence(end, alive=False, diverged=not_a_number(at(75, 2040))))
     assert incident is not None
     assert (incident.form, incident.detail, incident.ranks) == (Form.NAN, "loss nan", (0, 1))
-    assert (incident.epoch, incident.step_in_epoch, incident.rose) == (75, 1300, True)
+    assert (incident.epoch, incident.step_in_epoch, incident.rise) == (75, 1300, True)
     assert "diverged: loss nan" in incident.lines[0]
     assert incident.lines[1] == "the loss had come down to 0.9963; guessing gives 11.29"
 
@@ -183,7 +183,7 @@ def test_a_rise_that_began_in_the_epoch_before_moves_the_onset_there() -> None:
 def test_a_nan_without_a_rise_lies_where_it_was_first_seen() -> None:
     incident = judged(evidence(points(usual, 72, 75), alive=False, diverged=not_a_number(at(76, 40))))
     assert incident is not None
-    assert (incident.epoch, incident.step_in_epoch, incident.rose) == (76, 40, False)
+    assert (incident.epoch, incident.step_in_epoch, incident.rise) == (76, 40, False)
     assert len(incident.lines) == 1
 
 

@@ -1,16 +1,14 @@
-"""The words of clipctl (README, "Words") as enums and frozen dataclasses. No behaviour but what a word itself says."""
+"""What is seen and told: jobs, answers of schedulers, evidence, and incidents made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from clipctl.limits import Limits as Limits, LossLimits as LossLimits, Patience as Patience
-from clipctl.pulse import Pulse as Pulse
-from clipctl.series import Series as Series
-from trainer.contract import CheckpointManifest, CountOrZero, Event, Exit, Heartbeat, Parent, Precision
+from clipctl.pulse import Pulse
+from clipctl.series import Series
+from trainer.contract import Event, Exit, Heartbeat
 
 
 class JobState(StrEnum):
@@ -98,11 +96,13 @@ class IncidentKind(StrEnum):
 
 
 class Form(StrEnum):
-    """The faces of a divergence."""
+    """The faces of a divergence, and of a want of memory."""
 
     NAN = "nan"  # loss or gradient norm not finite
     SPIKE = "spike"  # a rise that does not come back
     PLATEAU = "plateau"  # stuck near what guessing gives
+    HOST_MEMORY = "host_memory"
+    GPU_MEMORY = "gpu_memory"
 
 
 CANCELS = frozenset({IncidentKind.CANCELLED_BY_USER, IncidentKind.CANCELLED_BY_ADMIN})
@@ -113,15 +113,16 @@ class Incident:
     kind: IncidentKind
     attempt: int
     detail: str  # nan, or the error in one line
-    form: Form | None = None  # of a divergence
+    form: Form | None = None  # of a divergence, or of a want of memory
     epoch: int | None = None  # in progress at the onset, from 1
     step_in_epoch: int | None = None
     step: int | None = None
     samples_seen: int | None = None
     ranks: tuple[int, ...] = ()  # which saw it first
-    rose: bool = False  # of nan: the loss had risen before, and the place is where that began
+    nodes: tuple[str, ...] = ()  # that are to blame, by the scheduler's names; empty: none, or not known
+    rise: bool | None = None  # before a divergence, whose place is then where that began; None: not known
     alive: bool = False  # its job went on when this was found: to be judged anew at each look
-    transient: bool = False  # of a refusal: nothing is wrong with the submission, another time it may be accepted
+    passes: bool = True  # False: the same start would end the same way until a person changes something
     lines: tuple[str, ...] = ()  # evidence that a person can check
 
 
@@ -277,102 +278,3 @@ class Evidence:
     stop_requested: bool = False  # by a Stop decision: how the job ends says nothing new
     uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecoverySpec:
-    """What policy may do."""
-
-    precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
-    rollback_epochs: CountOrZero = 1  # a divergence restarts this far before its last epoch finished, or further
-    standby: bool = False  # the next job waits in the queue while one runs, and goes on where that one ends
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointRecord:
-    """A checkpoint of a run, as the store knows it."""
-
-    path: str  # as in `Parent.path`
-    manifest: CheckpointManifest
-    state: CheckpointState
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptRecord:
-    number: int
-    parent_digest: str | None
-    parent_path: str | None
-    settings_digest: str  # of the numerics settings: what must differ for another try to make sense
-    train: Mapping[str, Any]  # TrainSpec as JSON
-    patch: Mapping[str, Any]  # what differs from the run's spec as launched
-    ranks: int
-    created_at: float
-    incident: Incident | None = None
-    live: bool = False  # a job of it may be alive
-    samples_seen: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class History:
-    """Everything policy may look at."""
-
-    run: str
-    state: RunState
-    attempts: tuple[AttemptRecord, ...]
-    checkpoints: tuple[CheckpointRecord, ...]
-    hold_reason: str | None = None
-    profiles: Mapping[Precision, Mapping[str, Any]] = field(default_factory=dict)  # settings that go with a precision
-
-
-# --- what is decided --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remedy:
-    """How to go on: a checkpoint and what to change."""
-
-    parent: CheckpointRecord | Parent | None  # None: from the start; Parent: a file that is not one of ours
-    patch: Mapping[str, Any] = field(default_factory=dict)  # dotted paths to values
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objection:
-    """Why a remedy should not be. `name` is what --force takes; one that nothing overrules has `final`."""
-
-    name: str
-    text: str
-    hint: str = ""
-    final: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wait:
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """A job that still runs is ended; what follows is decided when it is gone."""
-
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resubmit:
-    remedy: Remedy
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hold:
-    """A person is needed."""
-
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Complete:
-    basis: str
-
-
-Decision = Wait | Stop | Resubmit | Hold | Complete
