@@ -7,6 +7,7 @@ import os
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ def sound(parent: CheckpointRecord, record: RunRecord, history: History, store: 
     """Reads every byte of it, and writes down what that said: a damaged one is not chosen again."""
     intact = damage(RunFolder(record.folder).resolve(parent.path), parent.manifest) is None
     if parent in history.checkpoints:
-        store.checked(record.name, parent.path, CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED)
+        state = CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED
+        store.checked(record.name, parent.path, state, time=time.time())
     return intact
 
 

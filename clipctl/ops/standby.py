@@ -60,7 +60,7 @@ class Place:
 
 def keep(run: str, at: Place, *, actor: str) -> None:
     """Submits one where the run wants one and has none. A scheduler that refuses is not asked again in this attempt."""
-    if not at.store.standbys.asked_for(run) or not _wanted(at.store.run(run), at.store.newest_job(run), at):
+    if not at.store.wants_standby(run) or not _wanted(at.store.run(run), at.store.newest_job(run), at):
         return
     record, newest = at.store.run(run), at.store.history(run).attempts[-1]
     spec = execute.current_spec(record, newest)
@@ -68,12 +68,12 @@ def keep(run: str, at: Place, *, actor: str) -> None:
         spec=spec, cluster=at.cluster, folder=RunFolder(record.folder), patch=newest.patch, after=newest.number
     )
     intent = execute.intent_of(start, actor, f"stands by for the end of attempt {newest.number}", at.clock.now())
-    identity = at.store.standbys.intend(run, newest.number, intent)
+    identity = at.store.intend_standby(run, newest.number, intent)
     try:
         answer = at.backend.submit(execute.write_files(start, identity), identity)
     except OSError as error:
         answer = Rejected(reason=f"{error.filename}: {error.strerror}")
-    at.store.standbys.answered(identity.nonce, answer, time=at.clock.now())
+    at.store.standby_answered(identity.nonce, answer, time=at.clock.now())
 
 
 def _wanted(record: RunRecord, job: JobRecord, at: Place) -> bool:
@@ -82,8 +82,8 @@ def _wanted(record: RunRecord, job: JobRecord, at: Place) -> bool:
     ends = job.landmarks.final or job.landmarks.diverged or job.cancel_requested or job.stop_requested_at is not None
     if at.cluster.scheduler != "slurm" or not trains or ends or _unwanted_run(record):
         return False
-    standbys, number = at.store.standbys, job.identity.attempt
-    return standbys.of(record.name) is None and not standbys.gave_up(record.name, number)
+    store, number = at.store, job.identity.attempt
+    return store.standby(record.name) is None and not store.standby_gave_up(record.name, number)
 
 
 # --- look -------------------------------------------------------------------------------------------
@@ -95,33 +95,34 @@ def look(run: str, at: Place, answer: Answered | None = None) -> str:
     `answer`: a poll's, for who has asked already. Returned is what is waited for, in words, where policy must not start
     anything now; empty: it may speak.
     """
-    standby = at.store.standbys.of(run)
+    standby = at.store.standby(run)
     if standby is None:
         return ""
-    nonce, before = standby.identity.nonce, at.store.newest_job(run)
+    nonce, before, record = standby.identity.nonce, at.store.newest_job(run), at.store.run(run)
     answer = answer or at.backend.poll([standby.identity])
     over = _observe(standby, answer, at)  # before the claim: one that is over has claimed by now, or never will
-    claim = None if standby.withdrawn_at is not None else _claim(standby)
+    ignored = standby.withdrawn_at is not None or record.cancelled_at is not None
+    claim = None if ignored else _claim(standby)
     if claim is None and over is None:
         return _waited_for(run, before, at)
     if claim is None and over is not None:
         state, basis = over
-        at.store.standbys.ended(nonce, state=state, basis=basis, time=at.clock.now())
+        at.store.standby_ended(nonce, state=state, basis=basis, time=at.clock.now())
     elif claim is not None and not before.live:
         basis = f"goes on where attempt {standby.after} ended"
-        at.store.standbys.promote(nonce, claim.parent, basis=basis, time=at.clock.now())
+        at.store.promote(nonce, claim.parent, basis=basis, time=at.clock.now())
         return f"attempt {standby.identity.attempt} {basis}"
     return ""
 
 
 def _waited_for(run: str, before: JobRecord, at: Place) -> str:
     """Removes it where it is not wanted; told at every look, as words get lost."""
-    standby = at.store.standbys.of(run)
+    standby = at.store.standby(run)
     assert standby is not None
     why = "" if standby.withdrawn_at is not None else _unwanted(at.store.run(run), before, at)
     if why or standby.withdrawn_at is not None:
         remove(run, store=at.store, backend=at.backend, clock=at.clock, actor="clipctl", basis=why)
-        standby = at.store.standbys.of(run)
+        standby = at.store.standby(run)
     return "" if before.live or standby is None else f"stands by: {standby.words}"
 
 
@@ -131,13 +132,13 @@ def _observe(standby: StandbyRecord, answer: Answered, at: Place) -> tuple[JobSt
         return None
     nonce, now = standby.identity.nonce, at.clock.now()
     report = answer.jobs.get(nonce)
-    at.store.standbys.observed(nonce, report, time=answer.time)
+    at.store.standby_observed(nonce, report, time=answer.time)
     if report is not None:
         return (report.state, f"the scheduler says {report.state}") if report.over else None
     left = journal.exit_record(LocalFiles(), RunFolder(standby.folder).job(nonce))
     if left is not None:
         return JobState.FAILED, f"exit.json says code {left.code}"
-    seen = at.store.standbys.of(standby.identity.run)
+    seen = at.store.standby(standby.identity.run)
     if seen is not None and gone(_evidence(seen, now), at.cluster.limits, now):
         return JobState.UNKNOWN, "absent from the scheduler's answers"
     return None
@@ -194,11 +195,11 @@ def remove(run: str, *, store: Store, backend: Backend, clock: Clock, actor: str
 
     Unavailable: the scheduler was not told; its claim reads that it is not wanted.
     """
-    standby = store.standbys.of(run)
+    standby = store.standby(run)
     if standby is None:
         return
     identity = standby.identity
-    store.standbys.withdraw(identity.nonce, actor=actor, basis=basis, time=clock.now())
+    store.withdraw(identity.nonce, actor=actor, basis=basis, time=clock.now())
     folder = RunFolder(standby.folder).job(identity.nonce)
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     contract.write_atomic(folder.withdrawn, "")
@@ -208,7 +209,7 @@ def remove(run: str, *, store: Store, backend: Backend, clock: Clock, actor: str
 def clear(run: str, at: Place, *, actor: str, basis: str) -> None:
     """For who is about to start another job of the run. Refused: it is not known to be gone yet."""
     end = at.clock.now() + PATIENCE
-    while at.store.standbys.of(run) is not None:
+    while at.store.standby(run) is not None:
         remove(run, store=at.store, backend=at.backend, clock=at.clock, actor=actor, basis=basis)
         look(run, at)
         if at.clock.now() >= end:

@@ -46,7 +46,7 @@ class Outcome:
 def tick(site_of: Callable[[str], Site], *, store: Store, clock: Clock, act: bool = True) -> tuple[Outcome, ...]:
     """`site_of`: from a cluster's name. Without `act` everything is seen and decided, and nothing is done."""
     live = {job.identity.run: job for job in store.jobs_live()}
-    standing = {each.identity.run: each for each in store.standbys.all()}
+    standing = {each.identity.run: each for each in store.standbys()}
     runs = [run for run in store.runs() if run.name in live or run.name in standing or run.state not in DONE]
     by_cluster: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:

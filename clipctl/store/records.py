@@ -108,10 +108,10 @@ class StandbyRecord:
     scheduler_id: str | None
     state: JobState  # as last told by the scheduler
     raw: str
-    reason: str  # the scheduler's word for why it waits
     missing_since: float | None
     withdrawn_at: float | None  # set: it must not start, and is only watched until it is gone
     ended_at: float | None
+    reason: str = ""  # the scheduler's word for why it waits: changes too often to be kept
 
     @property
     def words(self) -> str:

@@ -6,29 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, literal_column
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
-from clipctl.domain import (
-    Accepted,
-    CheckpointRecord,
-    CheckpointState,
-    Cursor,
-    JobState,
-    JournalFacts,
-    Rejected,
-    Unknown,
-)
+from clipctl.domain import CheckpointRecord, CheckpointState, Cursor, JobState, JournalFacts
 from clipctl.errors import NotFound, Refused
 from clipctl.journal import landmarks
 from clipctl.run_state import RunFacts, run_state
-from clipctl.store.records import Answer, Intent
-from clipctl.store.tables import AttemptRow, CheckpointRow, EventRow, JobRow, RunRow, StandbyRow
+from clipctl.store.ledger import EntryKind
+from clipctl.store.records import Answer
+from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, EventRow, JobRow, RunRow, StandbyRow
 from trainer import contract
-from trainer.contract import Event
+from trainer.contract import CheckpointManifest, Event, EventKind
 
-ANSWERS: Mapping[type, Answer] = {Accepted: Answer.ACCEPTED, Rejected: Answer.REJECTED, Unknown: Answer.UNKNOWN}
+_GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 
 
 def to_json(value: Mapping[str, Any]) -> str:
@@ -60,38 +52,34 @@ def live_job(session: Session, run: str) -> JobRow | None:
     return session.exec(select(JobRow).where(JobRow.run == run, col(JobRow.ended_at).is_(None))).first()
 
 
-def next_number(session: Session, run: RunRow) -> int:
-    """Of an attempt. One that stood by and was removed has used its own up: its folder is there."""
-    attempts = select(func.max(AttemptRow.number)).where(AttemptRow.run == run.name)
-    standbys = select(func.max(StandbyRow.attempt)).where(StandbyRow.run == run.name)
+def next_attempt(session: Session, run: str) -> int:
+    """One that stood by and was removed has used its number up: its folder is there."""
+    attempts = select(func.max(AttemptRow.number)).where(AttemptRow.run == run)
+    standbys = select(func.max(StandbyRow.attempt)).where(StandbyRow.run == run)
     return max(session.exec(attempts).one() or 0, session.exec(standbys).one() or 0) + 1
+
+
+def existing_standby(session: Session, nonce: str) -> tuple[StandbyRow, RunRow]:
+    row = session.get(StandbyRow, nonce)
+    if row is None:
+        raise NotFound(f"no job {nonce} ever stood by", hint="clipctl status --all")
+    return row, existing_run(session, row.run)
 
 
 def open_standby(session: Session, run: str) -> StandbyRow | None:
     return session.exec(select(StandbyRow).where(StandbyRow.run == run, col(StandbyRow.ended_at).is_(None))).first()
 
 
-def add_attempt(session: Session, run: RunRow, intent: Intent, number: int) -> JobRow:
+def add_attempt(session: Session, attempt: AttemptRow, job: JobRow) -> None:
     """An attempt with its one job. Refused, by the unique index, if another job may be alive, or if one stands by."""
-    name = run.name  # not to be had after a failed flush
+    name = attempt.run  # not to be had after a failed flush
     if open_standby(session, name) is not None:
         raise Refused(
             f"a job of run '{name}' stands by in the queue and may start: a second one is never started",
             hint=f"clipctl cancel {name}, or clipctl status {name}",
         )
-    attempt = AttemptRow(
-        run=run.name,
-        number=number,
-        parent=None if intent.parent is None else contract.dumps(intent.parent),
-        settings_digest=intent.settings_digest,
-        train=to_json(intent.train),
-        patch=to_json(intent.patch),
-        ranks=intent.ranks,
-        created_at=intent.time,
-    )
     session.add(attempt)
     session.flush()
-    job = JobRow(nonce=intent.nonce, run=run.name, attempt=number, submitted_at=intent.time, state=JobState.UNKNOWN)
     session.add(job)
     try:
         session.flush()
@@ -102,7 +90,18 @@ def add_attempt(session: Session, run: RunRow, intent: Intent, number: int) -> J
             f"a job of run '{name}' may be alive: a second one is never started",
             hint=f"clipctl status {name}, or clipctl cancel {name}",
         ) from error
-    return job
+
+
+def add_standby(session: Session, standby: StandbyRow) -> None:
+    """Refused, by the unique index, if one stands by already."""
+    name = standby.run
+    session.add(standby)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if "standbys.run" not in str(error.orig):
+            raise
+        raise Refused(f"a job of run '{name}' stands by already", hint=f"clipctl status {name}") from error
 
 
 def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, cursor: Cursor) -> None:
@@ -116,6 +115,7 @@ def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, curso
         ]  # fmt: skip
         session.connection().execute(insert(EventRow), lines)
         _mark(attempt, fresh)
+        _add_announced(session, attempt, fresh)
     if cursor.seq >= attempt.seq:
         attempt.offset, attempt.inode, attempt.seq = cursor.offset, cursor.inode, cursor.seq
 
@@ -135,29 +135,57 @@ def _mark(attempt: AttemptRow, events: list[Event]) -> None:
     attempt.samples_seen = max(attempt.samples_seen, *(event.samples_seen for event in events))
 
 
+def _add_announced(session: Session, attempt: AttemptRow, events: list[Event]) -> None:
+    """Checkpoints by their events: of a file that was pruned since, nothing else is left."""
+    for event in events:
+        if event.kind != EventKind.CHECKPOINT:
+            continue
+        try:
+            manifest = contract.loads(CheckpointManifest, json.dumps(event.facts.get("manifest")))
+        except ValueError:  # as another version says it
+            continue
+        path = f"attempts/{attempt.number}/{event.facts.get('path')}"
+        if session.get(CheckpointRow, (attempt.run, path)) is None:
+            session.add(_checkpoint(attempt, path, manifest, CheckpointState.COMPLETE))
+
+
 def list_checkpoints(session: Session, attempt: AttemptRow, found: tuple[CheckpointRecord, ...]) -> None:
-    """Makes the attempt's rows say what its folder says. What was verified stays so while size and manifest do."""
+    """Makes the attempt's rows say what its folder says, and of the files there what a look at their bytes said."""
     here = {record.path: record for record in found}
     of_attempt = select(CheckpointRow).where(CheckpointRow.run == attempt.run, CheckpointRow.attempt == attempt.number)
     for row in session.exec(of_attempt):
         record = here.pop(row.path, None)
         if record is None:
             row.state = CheckpointState.SUPERSEDED
-        elif record.state is CheckpointState.DAMAGED or row.manifest != contract.dumps(record.manifest):
-            row.manifest, row.state = contract.dumps(record.manifest), record.state
-        elif row.state == CheckpointState.SUPERSEDED:
-            row.state = record.state
+        elif row.state not in _GOOD or record.state not in _GOOD or row.manifest != contract.dumps(record.manifest):
+            row.manifest, row.samples_seen = contract.dumps(record.manifest), record.manifest.samples_seen
+            row.state = _judged(session, attempt.run, record)
     for record in here.values():
-        session.add(
-            CheckpointRow(
-                run=attempt.run,
-                path=record.path,
-                attempt=attempt.number,
-                manifest=contract.dumps(record.manifest),
-                state=record.state,
-                samples_seen=record.manifest.samples_seen,
-            )
-        )
+        state = _judged(session, attempt.run, record)
+        session.add(_checkpoint(attempt, record.path, record.manifest, state))
+
+
+def _judged(session: Session, run: str, record: CheckpointRecord) -> CheckpointState:
+    """What was said of these very bytes counts as long as the file has their size."""
+    if record.state is CheckpointState.DAMAGED:
+        return record.state
+    checks = select(DecisionRow.facts).where(DecisionRow.run == run, DecisionRow.kind == EntryKind.CHECKED)
+    for text in reversed(session.exec(checks.order_by(literal_column("rowid"))).all()):
+        facts = json.loads(text)
+        if (facts["path"], facts["digest"]) == (record.path, record.manifest.digest):
+            return CheckpointState(facts["state"])
+    return record.state
+
+
+def _checkpoint(attempt: AttemptRow, path: str, manifest: CheckpointManifest, state: CheckpointState) -> CheckpointRow:
+    return CheckpointRow(
+        run=attempt.run,
+        path=path,
+        attempt=attempt.number,
+        manifest=contract.dumps(manifest),
+        state=state,
+        samples_seen=manifest.samples_seen,
+    )
 
 
 def restate(session: Session, run: RunRow) -> None:

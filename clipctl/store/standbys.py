@@ -1,168 +1,121 @@
-"""The one job of a run that may wait in the queue for the end of the live one: its own writes and reads.
+"""The one job of a run that may wait in the queue for the end of the live one: the store's writes and reads of it.
 
 It is no attempt yet, and no live job: it becomes both in one transaction, once it has claimed its attempt's folder.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import replace
-
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from clipctl.domain import Accepted, JobIdentity, JobReport, JobState, Rejected, Unknown
-from clipctl.errors import NotFound, Refused
-from clipctl.store import entries, rows, views
+from clipctl.errors import Refused
+from clipctl.layout import RunFolder
+from clipctl.store import comparison, rows, standing
+from clipctl.store.effects import INTENDED
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, Intent, StandbyRecord
-from clipctl.store.tables import RunRow, StandbyRow
-from trainer import contract
+from clipctl.store.transactions import Entry, Transactions
 from trainer.contract import Parent
 
-Writing = Callable[[], AbstractContextManager[Session]]
-Reading = Callable[[], AbstractContextManager[sqlite3.Connection]]
+ANSWERS: Mapping[type, Answer] = {Accepted: Answer.ACCEPTED, Rejected: Answer.REJECTED, Unknown: Answer.UNKNOWN}
 
 
-class Standbys:
-    """`Store.standbys`. `writing`, `reading`: the store's own transactions."""
+class Standbys(Transactions):
+    """A part of the store. A nonce names one that stands, or once stood, by."""
 
-    def __init__(self, writing: Writing, reading: Reading) -> None:
-        self._writing, self._reading = writing, reading
+    def intend_standby(self, run: str, after: int, intent: Intent) -> JobIdentity:
+        """The intent of a job that goes on where `after` ends. Refused: one stands by, or that attempt is over.
 
-    # --- its life -------------------------------------------------------------------------------
-
-    def intend(self, run: str, after: int, intent: Intent) -> JobIdentity:
-        """The intent of a job that goes on where `after` ends. Refused: one stands by, or that attempt is over."""
+        Damaged: database and run folder do not say the same of this run, so nobody knows what may be alive.
+        """
         with self._writing() as session:
             row = rows.existing_run(session, run)
-            live = rows.live_job(session, run)
+            folder = RunFolder(Path(row.folder))
+            self._take_back_what_was_not_committed(session, row, folder)
+            comparison.trust(self._connection, run, folder, self.path)
+            live, number = rows.live_job(session, run), rows.next_attempt(session, run)
             if live is None or live.attempt != after:
                 raise Refused(f"attempt {after} of run '{run}' has no job that lives", hint=f"clipctl status {run}")
-            number = rows.next_number(session, row)
-            standby = StandbyRow(
-                nonce=intent.nonce,
-                run=run,
+            facts = {"nonce": intent.nonce, "after": after} | {name: getattr(intent, name) for name in INTENDED}
+            entry = Entry(
+                kind=EntryKind.STANDBY,
+                actor=intent.actor,
+                basis=intent.basis,
+                time=intent.time,
                 attempt=number,
-                after=after,
-                submitted_at=intent.time,
-                intent=contract.dumps(intent),
-                state=JobState.UNKNOWN,
+                facts=facts,
             )
-            _add(session, standby)
-            entry = entries.intended(EntryKind.STANDBY, row, intent, number, after=after)
-            entries.record(session, row, entry)
+            self._record(session, row, entry)
             return JobIdentity(run=run, run_id=row.run_id, attempt=number, nonce=intent.nonce, submitted_at=intent.time)
 
-    def answered(self, nonce: str, answer: Accepted | Rejected | Unknown, *, time: float) -> None:
+    def standby_answered(self, nonce: str, answer: Accepted | Rejected | Unknown, *, time: float) -> None:
         """What the scheduler said to its submission. Rejected: there is none."""
-        with self._writing() as session:
-            standby, run = _existing(session, nonce)
-            standby.answer = rows.ANSWERS[type(answer)]
-            said = answer.scheduler_id if isinstance(answer, Accepted) else answer.reason
-            if isinstance(answer, Accepted):
-                standby.scheduler_id = said
-            else:
-                standby.raw = said
-            if isinstance(answer, Rejected):
-                standby.ended_at = time
-            facts = {"nonce": nonce, "answer": standby.answer}
-            entry = entries.told(EntryKind.STANDBY_ANSWER, "scheduler", said, time, standby.attempt, facts)
-            entries.record(session, run, entry)
+        said = answer.scheduler_id if isinstance(answer, Accepted) else answer.reason
+        self._tell(nonce, EntryKind.STANDBY_ANSWER, "scheduler", said, time, {"answer": ANSWERS[type(answer)]})
 
-    def observed(self, nonce: str, report: JobReport | None, *, time: float) -> None:
-        """What a scheduler that answered said of it; None: it did not list it."""
-        with self._writing() as session:
-            standby, _ = _existing(session, nonce)
-            if report is None:
-                standby.missing_since = time if standby.missing_since is None else standby.missing_since
-                return
-            standby.missing_since, standby.answer = None, Answer.ACCEPTED
-            standby.state, standby.raw, standby.reason = report.state, report.raw, report.reason
-            standby.scheduler_id = report.scheduler_id
+    def standby_observed(self, nonce: str, report: JobReport | None, *, time: float) -> None:
+        """What a scheduler that answered said of it; None: it did not list it. What is not new leaves no trace."""
+        with self._reading() as connection:
+            standby = standing.job(connection, nonce)
+        if standby is None or (sight := _sight(standby, report)) is None:
+            return
+        basis = f"the scheduler says {report.state}" if report else "the scheduler does not list it"
+        self._tell(nonce, EntryKind.STANDBY_SEEN, "scheduler", basis, time, sight)
 
     def withdraw(self, nonce: str, *, actor: str, basis: str, time: float) -> None:
         """Before anything is told to the scheduler. Once is enough."""
-        with self._writing() as session:
-            standby, run = _existing(session, nonce)
-            if standby.withdrawn_at is None and standby.ended_at is None:
-                standby.withdrawn_at = time
-                facts = {"nonce": nonce}
-                entry = entries.told(EntryKind.WITHDRAW, actor, basis, time, standby.attempt, facts)
-                entries.record(session, run, entry)
+        self._tell(nonce, EntryKind.WITHDRAW, actor, basis, time, {})
 
-    def ended(self, nonce: str, *, state: JobState, basis: str, time: float) -> None:
+    def standby_ended(self, nonce: str, *, state: JobState, basis: str, time: float) -> None:
         """It is gone for certain. Only now may another job of the run be intended."""
-        with self._writing() as session:
-            standby, run = _existing(session, nonce)
-            if standby.ended_at is None:
-                standby.ended_at, standby.state = time, state
-                facts = {"nonce": nonce, "state": state}
-                entry = entries.told(EntryKind.STANDBY_END, "clipctl", basis, time, standby.attempt, facts)
-                entries.record(session, run, entry)
+        self._tell(nonce, EntryKind.STANDBY_END, "clipctl", basis, time, {"state": state})
 
     def promote(self, nonce: str, parent: Parent | None, *, basis: str, time: float) -> None:
         """From here on it is the run's newest attempt, and its live job. Refused: another job may be alive."""
+        with self._reading() as connection:
+            intended = standing.intent(connection, nonce)
+        self._tell(nonce, EntryKind.PROMOTE, "clipctl", basis, time, {**intended, "parent": parent})
+
+    def _tell(self, nonce: str, kind: EntryKind, actor: str, basis: str, time: float, facts: Mapping[str, Any]) -> None:
+        """Nothing happens to one that has ended, and none is withdrawn twice: another process was faster."""
         with self._writing() as session:
-            standby, run = _existing(session, nonce)
-            if standby.ended_at is not None:
+            standby, run = rows.existing_standby(session, nonce)
+            if standby.ended_at is not None or (kind is EntryKind.WITHDRAW and standby.withdrawn_at is not None):
                 return
-            standby.ended_at = time
-            session.flush()
-            intent = replace(contract.loads(Intent, standby.intent), parent=parent)
-            job = rows.add_attempt(session, run, intent, standby.attempt)
-            job.answer, job.scheduler_id = standby.answer, standby.scheduler_id
-            job.state, job.raw, job.missing_since = standby.state, standby.raw, standby.missing_since
-            run.epochs = int(intent.train["epochs"])
-            entry = entries.intended(
-                EntryKind.PROMOTE,
-                run,
-                intent,
-                standby.attempt,
-                after=standby.after,
-                answer=standby.answer,
-                scheduler_id=standby.scheduler_id,
-                submitted_at=standby.submitted_at,
-            )
-            entries.record(session, run, replace(entry, basis=basis, time=time, actor="clipctl"))
+            facts = {"nonce": nonce, **facts}
+            entry = Entry(kind=kind, actor=actor, basis=basis, time=time, attempt=standby.attempt, facts=facts)
+            self._record(session, run, entry)
 
     # --- reads ----------------------------------------------------------------------------------
 
-    def of(self, run: str) -> StandbyRecord | None:
+    def standby(self, run: str) -> StandbyRecord | None:
         """The one that may start, or that is not known to be gone."""
         with self._reading() as connection:
-            return views.standby(connection, run)
+            return standing.of(connection, run)
 
-    def all(self) -> tuple[StandbyRecord, ...]:
+    def standbys(self) -> tuple[StandbyRecord, ...]:
+        """Of all runs."""
         with self._reading() as connection:
-            return views.standbys(connection)
+            return standing.everywhere(connection)
 
-    def asked_for(self, run: str) -> bool:
-        """Whether the newest attempt's settings want one. Cheap: asked for every run at every tick."""
+    def wants_standby(self, run: str) -> bool:
+        """By the newest attempt's settings. Cheap: asked for every run at every tick."""
         with self._reading() as connection:
-            return views.standby_asked_for(connection, run)
+            return standing.wanted(connection, run)
 
-    def gave_up(self, run: str, after: int) -> bool:
+    def standby_gave_up(self, run: str, after: int) -> bool:
         """Whether one for that attempt ended by itself: refused, or ended by others. It is not submitted again."""
         with self._reading() as connection:
-            return views.standby_gave_up(connection, run, after)
+            return standing.gave_up(connection, run, after)
 
 
-def _add(session: Session, standby: StandbyRow) -> None:
-    name = standby.run  # not to be had after a failed flush
-    session.add(standby)
-    try:
-        session.flush()
-    except IntegrityError as error:
-        if "standbys.run" not in str(error.orig):
-            raise
-        raise Refused(f"a job of run '{name}' stands by already", hint=f"clipctl status {name}") from error
-
-
-def _existing(session: Session, nonce: str) -> tuple[StandbyRow, RunRow]:
-    row = session.get(StandbyRow, nonce)
-    if row is None:
-        raise NotFound(f"no job {nonce} ever stood by", hint="clipctl status --all")
-    return row, rows.existing_run(session, row.run)
+def _sight(standby: StandbyRecord, report: JobReport | None) -> dict[str, Any] | None:
+    """What is new about it; None: nothing. `state` None: it is missing now."""
+    if report is None:
+        return None if standby.missing_since is not None else {"state": None}
+    known = (standby.state, standby.scheduler_id, standby.answer, standby.missing_since)
+    if known == (report.state, report.scheduler_id, Answer.ACCEPTED, None):
+        return None
+    return {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}

@@ -91,7 +91,6 @@ class StandbyRow(SQLModel, table=True):
     scheduler_id: str | None = None
     state: str
     raw: str = ""
-    reason: str = ""
     missing_since: float | None = None
     withdrawn_at: float | None = None
     ended_at: float | None = None

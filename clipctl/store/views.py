@@ -28,7 +28,7 @@ from clipctl.domain import (
 from clipctl.errors import Unavailable
 from clipctl.journal import Landmarks
 from clipctl.store import home as homes, migrate
-from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord, StandbyRecord
+from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
 from trainer import contract
 from trainer.contract import CheckpointManifest, Event, Parent, Precision
 
@@ -41,6 +41,7 @@ def reading(home: Path) -> Iterator[sqlite3.Connection | None]:
     """One consistent look at the store of `home`; None while there is none. Works on a read-only file system too."""
     path = homes.database(home)
     if not path.exists():
+        homes.refuse_emptiness(home)
         yield None
         return
     homes.check(home)
@@ -85,6 +86,8 @@ def _has_views(connection: sqlite3.Connection, path: Path) -> bool:
             f"{path} has schema {found}, this clipctl reads {migrate.NEWEST}",
             hint=f"{sys.executable} -P -m clipctl.store",
         )
+    if found == 0:
+        homes.refuse_emptiness(path.parent)
     return found > 0
 
 
@@ -117,6 +120,11 @@ def count(connection: sqlite3.Connection) -> int:
 
 def run_names(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(row["name"] for row in connection.execute("SELECT name FROM runs ORDER BY created_at DESC").fetchall())
+
+
+def folders(connection: sqlite3.Connection) -> tuple[Path, ...]:
+    """Of all runs, the oldest first."""
+    return tuple(Path(row[0]) for row in connection.execute("SELECT folder FROM runs ORDER BY created_at").fetchall())
 
 
 def _run(row: Row) -> RunRecord:
@@ -199,65 +207,6 @@ def _job(row: Row) -> JobRecord:
 
 def _event(line: str | None) -> Event | None:
     return None if line is None else contract.loads(Event, line)
-
-
-# --- standbys ---------------------------------------------------------------------------------------
-
-_STANDBYS = """SELECT standbys.*, runs.run_id, runs.folder FROM standbys JOIN runs ON runs.name = standbys.run
-               WHERE ended_at IS NULL"""
-
-
-def standbys(connection: sqlite3.Connection) -> tuple[StandbyRecord, ...]:
-    """Every job that waits for another's end, of all runs."""
-    return tuple(map(_standby, connection.execute(f"{_STANDBYS} ORDER BY submitted_at").fetchall()))
-
-
-def standby(connection: sqlite3.Connection, name: str) -> StandbyRecord | None:
-    row = connection.execute(f"{_STANDBYS} AND run = ?", (name,)).fetchone()
-    return None if row is None else _standby(row)
-
-
-def standby_asked_for(connection: sqlite3.Connection, name: str) -> bool:
-    sql = """SELECT spec, patch FROM runs JOIN attempts ON attempts.run = runs.name
-             WHERE name = ? ORDER BY number DESC LIMIT 1"""
-    row = connection.execute(sql, (name,)).fetchone()
-    if row is None:
-        return False
-    launched = _object(row["spec"]).get("spec", {}).get("recovery", {})
-    return bool(_object(row["patch"]).get("recovery.standby", launched.get("standby", False)))
-
-
-def standby_gave_up(connection: sqlite3.Connection, name: str, after: int) -> bool:
-    """Withdrawn ones do not count, nor those of which nobody knows whether they ever were in the queue."""
-    row = connection.execute(
-        """SELECT 1 FROM standbys WHERE run = ? AND after = ? AND ended_at IS NOT NULL
-           AND withdrawn_at IS NULL AND answer IN (?, ?)""",
-        (name, after, Answer.ACCEPTED, Answer.REJECTED),
-    ).fetchone()
-    return row is not None
-
-
-def _standby(row: Row) -> StandbyRecord:
-    identity = JobIdentity(
-        run=row["run"],
-        run_id=row["run_id"],
-        attempt=row["attempt"],
-        nonce=row["nonce"],
-        submitted_at=row["submitted_at"],
-    )
-    return StandbyRecord(
-        identity=identity,
-        folder=Path(row["folder"]),
-        after=row["after"],
-        answer=None if row["answer"] is None else Answer(row["answer"]),
-        scheduler_id=row["scheduler_id"],
-        state=JobState(row["state"]),
-        raw=row["raw"],
-        reason=row["reason"],
-        missing_since=row["missing_since"],
-        withdrawn_at=row["withdrawn_at"],
-        ended_at=row["ended_at"],
-    )
 
 
 # --- lineage ----------------------------------------------------------------------------------------

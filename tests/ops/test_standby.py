@@ -74,11 +74,12 @@ def watch(run: Stage) -> str:
     """One tick: what it decided, in words."""
     site = Site(cluster=run.cluster, backend=run.scheduler)
     outcomes = tick(lambda _: site, store=run.store, clock=run.time)
+    assert not any(each.error for each in outcomes), outcomes
     return "; ".join(each.decision.basis for each in outcomes)
 
 
 def open_standby(run: Stage) -> StandbyRecord:
-    found = run.store.standbys.of(run.run)
+    found = run.store.standby(run.run)
     assert found is not None
     return found
 
@@ -136,14 +137,14 @@ def test_a_run_that_does_not_ask_for_one_has_none(stage: Stages) -> None:
     made.launch()
     made.event(EventKind.STARTED, epoch=1, into=0)
     watch(made)
-    assert made.store.standbys.all() == ()
+    assert made.store.standbys() == ()
 
 
 def test_one_that_the_scheduler_refuses_is_not_tried_at_every_tick(run: Stage) -> None:
     run.scheduler.answer = Rejected(reason="Job violates accounting/QOS policy")
     watch(run)
     watch(run)
-    assert run.store.standbys.all() == ()
+    assert run.store.standbys() == ()
     assert len(run.scheduler.submitted) == 2
 
 
@@ -152,7 +153,7 @@ def test_one_that_was_scancelled_by_hand_is_not_brought_back(run: Stage) -> None
     run.scheduler.jobs[open_standby(run).identity.nonce] = JobState.CANCELLED
     watch(run)
     watch(run)
-    assert run.store.standbys.all() == ()
+    assert run.store.standbys() == ()
     assert len(run.scheduler.submitted) == 2
 
 
@@ -248,7 +249,7 @@ def test_one_that_refused_by_itself_makes_way_in_the_same_tick(run: Stage) -> No
     leave(run, 1)
     fence(run, open_standby(run))
     assert "stands by" not in watch(run)
-    assert run.store.standbys.all() == ()
+    assert run.store.standbys() == ()
     run.time.sleep(run.spec.recovery.backoff)
     watch(run)
     assert run.store.history(run.run).attempts[-1].number == 3
@@ -271,7 +272,7 @@ def test_one_that_was_withdrawn_is_no_attempt_even_if_it_claimed_just_before(run
     watch(run)
     run.time.sleep(run.cluster.limits.lost_after)
     watch(run)
-    assert (run.state, run.store.run(run.run).attempts, run.store.standbys.all()) == (RunState.HELD, 1, ())
+    assert (run.state, run.store.run(run.run).attempts, run.store.standbys()) == (RunState.HELD, 1, ())
 
 
 def test_a_hold_that_cannot_reach_the_scheduler_is_made_up_for(run: Stage) -> None:
@@ -301,7 +302,7 @@ def test_killed_in_the_middle_of_a_cancel_nothing_starts_after_it(point: str, ru
     for _ in range(3):
         run.time.sleep(run.cluster.limits.lost_after)
         watch(run)
-    assert (run.state, run.store.standbys.all(), len(run.scheduler.submitted)) == (RunState.CANCELLED, (), 2)
+    assert (run.state, run.store.standbys(), len(run.scheduler.submitted)) == (RunState.CANCELLED, (), 2)
 
 
 def test_who_resumes_otherwise_waits_until_it_is_gone(run: Stage) -> None:

@@ -30,7 +30,7 @@ from clipctl.ops.read.shapes import (
     StandbyView,
     StatusView,
 )
-from clipctl.store import views
+from clipctl.store import standing, views
 from clipctl.store.records import JobRecord, RunRecord, StandbyRecord
 
 __all__ = [
@@ -194,7 +194,7 @@ def standbys(home: Path) -> tuple[tuple[RunRecord, StandbyRecord], ...]:
     with views.reading(home) as connection:
         if connection is None:
             return ()
-        found = [(views.run(connection, each.identity.run), each) for each in views.standbys(connection)]
+        found = [(views.run(connection, each.identity.run), each) for each in standing.everywhere(connection)]
         return tuple((run, standby) for run, standby in found if run is not None)
 
 

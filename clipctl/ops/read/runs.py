@@ -25,7 +25,7 @@ from clipctl.ops.read import advice
 from clipctl.ops.read.look import Look, Queue, look, stored
 from clipctl.ops.read.shapes import CheckpointView, JobView, Progress, RunView, StandbyView
 from clipctl.reasons import waiting
-from clipctl.store import progress as progress_of, views
+from clipctl.store import progress as progress_of, standing, views
 from clipctl.store.records import JobRecord, RunRecord, StandbyRecord
 from trainer.contract import Event
 
@@ -70,7 +70,7 @@ def run_seen(
         last_checkpoint=checkpoint,
         last_incident=incident,
         job=job_view(job, found),
-        standby=_standby(views.standby(connection, run.name), queue),
+        standby=_standby(standing.of(connection, run.name), queue),
         hold_reason=run.hold_reason,
         notes=(*found.notes, *_notes(run, job, found)),
         next=_next(connection, run, attempt, found, now),

@@ -10,7 +10,6 @@ CREATE TABLE standbys (
     scheduler_id VARCHAR,
     state VARCHAR NOT NULL,
     raw VARCHAR NOT NULL,
-    reason VARCHAR NOT NULL,
     missing_since FLOAT,
     withdrawn_at FLOAT,
     ended_at FLOAT,
