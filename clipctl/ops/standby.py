@@ -14,6 +14,7 @@ from clipctl import journal
 from clipctl.backends import Backend
 from clipctl.diagnose import gone
 from clipctl.domain import (
+    Accepted,
     CheckpointState,
     Evidence,
     IncidentKind,
@@ -58,11 +59,15 @@ class Place:
 # --- keep -------------------------------------------------------------------------------------------
 
 
-def keep(run: str, at: Place, *, actor: str) -> None:
-    """Submits one where the run wants one and has none. A scheduler that refuses is not asked again in this attempt."""
-    if not at.store.wants_standby(run) or not _wanted(at.store.run(run), at.store.newest_job(run), at):
-        return
-    record, newest = at.store.run(run), at.store.history(run).attempts[-1]
+def keep(run: str, at: Place, *, actor: str) -> str:
+    """Submits one where a run that asks for one has none; what was done, in words. Empty: nothing.
+
+    A scheduler that refuses is not asked again in this attempt.
+    """
+    record = at.store.run(run)
+    if not _wanted(record, at.store.newest_job(run), at):
+        return ""
+    newest = at.store.history(run).attempts[-1]
     spec = execute.current_spec(record, newest)
     start = execute.Start(
         spec=spec, cluster=at.cluster, folder=RunFolder(record.folder), patch=newest.patch, after=newest.number
@@ -74,6 +79,10 @@ def keep(run: str, at: Place, *, actor: str) -> None:
     except OSError as error:
         answer = Rejected(reason=f"{error.filename}: {error.strerror}")
     at.store.standby_answered(identity.nonce, answer, time=at.clock.now())
+    if isinstance(answer, Rejected):
+        return f"no job stands by: {answer.reason}"
+    said = f"job {answer.scheduler_id}" if isinstance(answer, Accepted) else "a job"
+    return f"{said} stands by for the end of attempt {newest.number}"
 
 
 def _wanted(record: RunRecord, job: JobRecord, at: Place) -> bool:

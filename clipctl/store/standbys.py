@@ -100,10 +100,10 @@ class Standbys(Transactions):
         with self._reading() as connection:
             return standing.everywhere(connection)
 
-    def wants_standby(self, run: str) -> bool:
-        """By the newest attempt's settings. Cheap: asked for every run at every tick."""
+    def wanting_standbys(self) -> frozenset[str]:
+        """Runs with a job that may live, and whose settings ask for one."""
         with self._reading() as connection:
-            return standing.wanted(connection, run)
+            return standing.wanting(connection)
 
     def standby_gave_up(self, run: str, after: int) -> bool:
         """Whether one for that attempt ended by itself: refused, or ended by others. It is not submitted again."""

@@ -33,15 +33,19 @@ def intent(connection: sqlite3.Connection, nonce: str) -> dict[str, Any]:
     return {} if row is None else dict(json.loads(row["intent"]))
 
 
-def wanted(connection: sqlite3.Connection, run: str) -> bool:
-    """By the newest attempt's settings: those of the launch, and what a resume has changed."""
-    sql = """SELECT spec, patch FROM runs JOIN attempts ON attempts.run = runs.name
-             WHERE name = ? ORDER BY number DESC LIMIT 1"""
-    row = connection.execute(sql, (run,)).fetchone()
-    if row is None:
-        return False
-    launched = json.loads(row["spec"]).get("spec", {}).get("recovery", {})
-    return bool(json.loads(row["patch"]).get("recovery.standby", launched.get("standby", False)))
+def wanting(connection: sqlite3.Connection) -> frozenset[str]:
+    """Runs with a job that may live, whose settings ask for one: as launched, and as resumes have changed them."""
+    rows = connection.execute(
+        """SELECT name, spec, patch FROM jobs JOIN runs ON name = jobs.run
+           JOIN attempts ON attempts.run = name AND number = jobs.attempt
+           WHERE ended_at IS NULL AND (spec LIKE '%"standby": true%' OR patch LIKE '%"recovery.standby": true%')"""
+    ).fetchall()
+    return frozenset(row["name"] for row in rows if _wanted(row["spec"], row["patch"]))
+
+
+def _wanted(spec: str, patch: str) -> bool:
+    launched = json.loads(spec).get("spec", {}).get("recovery", {})
+    return bool(json.loads(patch).get("recovery.standby", launched.get("standby", False)))
 
 
 def gave_up(connection: sqlite3.Connection, run: str, after: int) -> bool:

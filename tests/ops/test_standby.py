@@ -73,7 +73,7 @@ def run(stage: Stages) -> Stage:
 def watch(run: Stage) -> str:
     """One tick: what it decided, in words."""
     site = Site(cluster=run.cluster, backend=run.scheduler)
-    outcomes = tick(lambda _: site, store=run.store, clock=run.time)
+    outcomes = tick(lambda _: site, store=run.store, clock=run.time).outcomes
     assert not any(each.error for each in outcomes), outcomes
     return "; ".join(each.decision.basis for each in outcomes)
 
@@ -170,6 +170,7 @@ def test_killed_while_it_is_submitted_it_is_looked_up_and_never_submitted_twice(
     assert nonces(run) == before
     assert (open_standby(run).scheduler_id is not None) is found
     run.time.sleep(run.cluster.limits.lost_after)
+    watch(run)
     watch(run)
     assert len(nonces(run)) == 2, "one that never came to be is made up for"
 
