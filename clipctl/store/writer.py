@@ -36,18 +36,13 @@ from clipctl.layout import RunFolder
 from clipctl.store import comparison, home as homes, progress, rows, views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
+from clipctl.store.standbys import ANSWERS, Standbys
 from clipctl.store.tables import CheckpointRow, IncidentRow, JobRow, RunRow
-from clipctl.store.transactions import Entry, Transactions
+from clipctl.store.transactions import Entry
 from trainer import contract
 
-_ANSWERS: Mapping[type, Answer] = {
-    Accepted: Answer.ACCEPTED,
-    Rejected: Answer.REJECTED,
-    Unknown: Answer.UNKNOWN,
-}
 
-
-class Store(Transactions):
+class Store(Standbys):
     """All writes, and the reads that a writer needs. Open it with `clipctl.store.open_store`."""
 
     # --- intents --------------------------------------------------------------------------------
@@ -117,7 +112,7 @@ class Store(Transactions):
         said = answer.scheduler_id if isinstance(answer, Accepted) else answer.reason
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            facts = {"nonce": nonce, "answer": _ANSWERS[type(answer)]}
+            facts = {"nonce": nonce, "answer": ANSWERS[type(answer)]}
             self._record(session, run, _told(EntryKind.ANSWER, "scheduler", said, time, job.attempt, facts))
 
     def observed(self, nonce: str, report: JobReport | None, *, time: float) -> None:
