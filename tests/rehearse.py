@@ -1,7 +1,8 @@
 """The card's job in small: `python -m tests.rehearse` (or `make rehearse`).
 
 A real Slurm of 98 nodes comes up on this machine, clipctl launches the preset on 96 of them, four ranks each, with the
-rehearsal trainee, and follows it to its end. Then what the 384 ranks say of their places is compared with Slurm's.
+rehearsal trainee, and follows it to its end. Then what the 384 ranks say of their places is compared with Slurm's, and
+the script that `clipctl render` shows with the one that was submitted and the one that Slurm has.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import Cluster
@@ -26,18 +29,39 @@ SHORT = (
 )
 
 
-def rehearse(cluster: Cluster, folder: Path, *sets: str) -> Path:
-    """Launches and follows `l14-laion2b`; the run's folder."""
-    root = folder / "root"
-    root.mkdir()
-    cluster.profile(root)
-    environ = os.environ | cluster.environ | {
-        "XDG_CONFIG_HOME": str(cluster.config_home), "CLIPCTL_HOME": str(folder / "home"),
-    }  # fmt: skip
-    options = [item for text in (*SHORT, *sets) for item in ("--set", text)]
-    command = ["launch", "l14-laion2b", "--cluster", "emulated", "-y", "--follow", *options]
-    subprocess.run([sys.executable, "-m", "clipctl", *command], env=environ, check=True)
-    return root / "runs" / "l14-laion2b"
+@dataclass(frozen=True)
+class Rehearsal:
+    """One run of `l14-laion2b` on a cluster that is up; `sets` are changed against the preset, last ones win."""
+
+    cluster: Cluster
+    folder: Path
+    sets: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "root" / "runs" / "l14-laion2b"
+
+    def environ(self) -> Mapping[str, str]:
+        ours = {"XDG_CONFIG_HOME": str(self.cluster.config_home), "CLIPCTL_HOME": str(self.folder / "home")}
+        return os.environ | self.cluster.environ | ours
+
+    def command(self, name: str, *options: str) -> list[str]:
+        sets = [item for text in (*SHORT, *self.sets) for item in ("--set", text)]
+        return [sys.executable, "-m", "clipctl", name, "l14-laion2b", "--cluster", "emulated", *options, *sets]
+
+    def launch(self) -> None:
+        """And follows it to its end."""
+        root = self.folder / "root"
+        root.mkdir()
+        self.cluster.profile(root)
+        subprocess.run(self.command("launch", "-y", "--follow"), env=self.environ(), check=True)
+
+    def differences(self) -> list[str]:
+        """From what should be, of all ranks' places and all copies of the script; empty: all agree."""
+        return place_differences(places(self.run)) + script_differences(self.rendered(), self.run, self.cluster)
+
+    def rendered(self) -> str:
+        return subprocess.check_output(self.command("render"), env=self.environ(), text=True)
 
 
 def places(run: Path) -> list[dict[str, object]]:
@@ -65,9 +89,8 @@ def expected(rank: int) -> dict[str, object]:
     }
 
 
-def differences(run: Path) -> list[str]:
-    """Of all ranks' words from what they should be; empty: all agree."""
-    found = places(run)
+def place_differences(found: list[dict[str, object]]) -> list[str]:
+    """Of all ranks' words from what they should be."""
     lines = [] if len(found) == NODES * RANKS else [f"{len(found)} ranks spoke, not {NODES * RANKS}"]
     for rank, place in enumerate(found):
         wanted = expected(rank)
@@ -77,15 +100,30 @@ def differences(run: Path) -> list[str]:
     return lines + ([f"{len(ports)} meeting places: {ports}"] if len(ports) != 1 else [])
 
 
+def script_differences(rendered: str, run: Path, cluster: Cluster) -> list[str]:
+    """Of what `clipctl render` shows, the file that sbatch was given and Slurm's own copy, byte for byte.
+
+    Only run id and nonce come with a launch: `render` shows zeros for them, each in its own place. Slurm keeps its copy
+    as long as it remembers the job (MinJobAge).
+    """
+    intent, answer = (json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()[:2])
+    shown = rendered.replace("clipctl-00000000", f"clipctl-{intent['run_id']}").replace("0" * 16, intent["nonce"])
+    submitted = (run / "jobs" / intent["nonce"] / "submission.sh").read_text()
+    copy = cluster.folder / "copy.sh"
+    cluster.run("scontrol", "write", "batch_script", answer["basis"], str(copy))
+    others = {"what clipctl render shows": shown, "Slurm's copy": copy.read_text()}
+    return [f"{name} is not the script that was submitted" for name, text in others.items() if text != submitted]
+
+
 def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
-        folder = Path(name)
-        with Cluster.up(folder / "cluster", nodes=NODES + 2) as cluster:
+        with Cluster.up(Path(name, "cluster"), nodes=NODES + 2) as cluster:
             print(f"{NODES + 2} nodes are idle after {time.monotonic() - began:.0f} s", flush=True)
-            run = rehearse(cluster, folder, *sys.argv[1:])
-        wrong = differences(run)
-        print(f"{NODES * RANKS} ranks, {time.monotonic() - began:.0f} s in all; their places: "
+            rehearsal = Rehearsal(cluster, Path(name), tuple(sys.argv[1:]))
+            rehearsal.launch()
+            wrong = rehearsal.differences()
+        print(f"{NODES * RANKS} ranks, {time.monotonic() - began:.0f} s in all; their places and their script: "
               f"{'all as Slurm was told' if not wrong else f'{len(wrong)} differ'}")  # fmt: skip
         sys.exit("\n".join(wrong[:10]) or 0)
 

@@ -30,7 +30,8 @@ DOCUMENTED = (
     "trainer/schedule.py",
     "trainer/verify.py",
     "clipctl/layout.py",
-    "clipctl/domain.py",
+    "clipctl/domain/facts.py",
+    "clipctl/domain/decisions.py",
 )
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

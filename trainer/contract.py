@@ -29,6 +29,7 @@ from trainer.trainspec import (
     Engine as Engine,
     Fault as Fault,
     FaultKind as FaultKind,
+    Fraction as Fraction,
     Loss as Loss,
     NotNegative as NotNegative,
     Optim as Optim,

@@ -117,7 +117,8 @@ class Rank:
 
     def record_start(self, at: Position, notices: tuple[str, ...]) -> None:
         spec, parent = self.spec, self.attempt.parent
-        hosts = self.ranks.gather(socket.gethostname())
+        host = socket.gethostname()
+        places = self.ranks.gather([host, os.environ.get("SLURMD_NODENAME", host)])
         if self.ranks.rank != 0:
             return
         from trainer import provenance
@@ -126,7 +127,8 @@ class Rank:
             EventKind.STARTED,
             at,
             versions=provenance.versions() | dict(self.equipment.versions),
-            hosts=sorted(set(hosts)),
+            hosts=sorted({host for host, _ in places}),
+            nodes=[node for _, node in places],  # of each rank, by the scheduler's name: whom to keep away from
             ranks=self.ranks.count,
             batch_size=spec.batch_size,
             workers=spec.data.workers,

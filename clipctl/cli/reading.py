@@ -207,10 +207,11 @@ def checkpoints(
     if verify:
         from clipctl.cli.app import looked_at, opened
         from clipctl.ops import verify as operation
+        from clipctl.ops.clock import SystemClock
 
         with opened() as store:
             looked_at(store, run)
-            damaged = operation.verify(run, store=store)
+            damaged = operation.verify(run, store=store, clock=SystemClock())
     view = read.checkpoints(home(), run)
     if as_json:
         say_json(view)

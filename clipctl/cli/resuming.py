@@ -61,7 +61,7 @@ def _resume(run: str, wish: Wish, force: tuple[str, ...], *, follow: bool, dry_r
     with opened() as store:
         backend = looked_at(store, run)
         cluster = load_cluster(store.run(run).cluster)
-        plan = operation.plan(run, wish, store=store, cluster=cluster)
+        plan = operation.plan(run, wish, store=store, cluster=cluster, clock=SystemClock())
         say(*_plan_lines(plan))
         for item in plan.objections:
             note(f"objection: {clean(item.text)} ({item.name})")

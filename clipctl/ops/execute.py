@@ -7,6 +7,7 @@ import os
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def sound(parent: CheckpointRecord, record: RunRecord, history: History, store: 
     """Reads every byte of it, and writes down what that said: a damaged one is not chosen again."""
     intact = damage(RunFolder(record.folder).resolve(parent.path), parent.manifest) is None
     if parent in history.checkpoints:
-        store.checked(record.name, parent.path, CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED)
+        state = CheckpointState.VERIFIED if intact else CheckpointState.DAMAGED
+        store.checked(record.name, parent.path, state, time=time.time())
     return intact
 
 
@@ -241,7 +243,8 @@ def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend,
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:
     now = clock.now()
     store.answered(identity.nonce, answer, time=now)
-    incident = Incident(kind=IncidentKind.SUBMIT_REFUSED, attempt=identity.attempt, detail=answer.reason)
+    kind, passes = IncidentKind.SUBMIT_REFUSED, answer.transient
+    incident = Incident(kind=kind, attempt=identity.attempt, detail=answer.reason, passes=passes)
     cursor = store.job(identity.nonce).cursor
     store.ingest(identity.run, identity.attempt, JournalFacts(), cursor, time=now, incident=incident)
 

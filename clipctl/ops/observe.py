@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clipctl import journal
@@ -18,6 +18,7 @@ from clipctl.domain import (
     JobState,
     JournalFacts,
     Limits,
+    Pulse,
     QueueSnapshot,
     Unobservable,
     answer_about,
@@ -26,6 +27,7 @@ from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
+from clipctl.pulse import felt
 from clipctl.store import Answer, JobRecord
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 
@@ -62,7 +64,9 @@ def observe(
         return ()
     live = [job.identity for job in jobs if job.live]
     answer = backend.poll(live) if live else Unobservable(reason="nothing to ask for")
-    return tuple(_look(job, answer, limits, store, clock, files or LocalFiles()) for job in jobs)
+    looks = tuple(_look(job, answer, limits, store, clock, files or LocalFiles()) for job in jobs)
+    store.feel({_attempt(look.job): pulse for look in looks if (pulse := look.evidence.pulse) is not None})
+    return looks
 
 
 def _look(
@@ -71,13 +75,16 @@ def _look(
     identity = job.identity
     answer = answer_about(job.scheduler_id, answer)
     report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
-    if job.live and isinstance(answer, QueueSnapshot):
+    if job.live and isinstance(answer, QueueSnapshot) and _is_news(job, report):
         store.observed(identity.nonce, report, time=answer.time)
     # Before the events: whoever wrote exit.json had written the last event by then.
     exit_record = journal.exit_record(files, RunFolder(job.folder).job(identity.nonce))
-    heartbeat = _ingest(job, store, clock, files)
+    goes_on = report is not None and not report.over and exit_record is None
+    written = _ingest(job, store, clock, files, goes_on)
     job = store.job(identity.nonce)
-    evidence = _evidence(job, report, answer, exit_record, heartbeat, clock.now(), files)
+    evidence = _evidence(job, report, answer, exit_record, written, limits, clock.now(), files)
+    if written.progressed or job.troubled or not goes_on:
+        evidence = replace(evidence, series=store.series(identity.run, identity.attempt))
     incident = diagnose(evidence, limits, now=evidence.time)
     if incident is not None:
         store.ingest(identity.run, identity.attempt, JournalFacts(), job.cursor, time=evidence.time, incident=incident)
@@ -90,18 +97,38 @@ def _look(
     return Observation(job=job, evidence=evidence, incident=incident, unobservable=reason)
 
 
-def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files) -> Heartbeat | None:
-    identity = job.identity
-    folder = RunFolder(job.folder).attempt(identity.attempt)
-    heartbeat = None
+def _attempt(job: JobRecord) -> tuple[str, int]:
+    return job.identity.run, job.identity.attempt
+
+
+def _is_news(job: JobRecord, report: JobReport | None) -> bool:
+    """A transaction for each of a thousand jobs that go on as they did is most of what a look would cost."""
+    if report is None:
+        return job.missing_since is None
+    known = (job.scheduler_id, job.state, job.raw, job.answer, job.missing_since)
+    return known != (report.scheduler_id, report.state, report.raw, Answer.ACCEPTED, None)
+
+
+@dataclass(frozen=True)
+class _Written:
+    heartbeat: Heartbeat | None
+    progressed: bool  # there are steps that the store had not heard of
+
+
+def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files, goes_on: bool) -> _Written:
+    """Checkpoints come and go only where a rank writes: while it `goes_on`, without an event there is nothing new."""
+    run, attempt = _attempt(job)
+    folder = RunFolder(job.folder).attempt(attempt)
+    heartbeat, news, progressed = None, not goes_on, False
     for facts, cursor in journal.read_all(files, folder, job.cursor):
         heartbeat = facts.heartbeat
         if facts.events:
-            store.ingest(identity.run, identity.attempt, facts, cursor, time=clock.now())
-    listed = journal.checkpoints(files, folder)
-    newest = store.job(identity.nonce).cursor
-    store.ingest(identity.run, identity.attempt, JournalFacts(), newest, time=clock.now(), checkpoints=listed)
-    return heartbeat
+            news, progressed = True, progressed or any(event.kind == EventKind.PROGRESS for event in facts.events)
+            store.ingest(run, attempt, facts, cursor, time=clock.now())
+    if news:
+        listed, newest = journal.checkpoints(files, folder), store.job(job.identity.nonce).cursor
+        store.ingest(run, attempt, JournalFacts(), newest, time=clock.now(), checkpoints=listed)
+    return _Written(heartbeat, progressed)
 
 
 def _evidence(
@@ -109,7 +136,8 @@ def _evidence(
     report: JobReport | None,
     answer: QueueSnapshot | Unobservable,
     exit_record: Exit | None,
-    heartbeat: Heartbeat | None,
+    written: _Written,
+    limits: Limits,
     now: float,
     files: Files,
 ) -> Evidence:
@@ -129,7 +157,9 @@ def _evidence(
         final=final,
         diverged=job.landmarks.diverged,
         progress=job.landmarks.progress,
-        heartbeat=heartbeat,
+        heartbeat=written.heartbeat,
+        started=job.landmarks.started,
+        pulse=_pulse(job, report, written.heartbeat, limits, now),
         claimed=claim is not None and claim.nonce == job.identity.nonce,
         missing_since=job.missing_since,
         cancel_requested=job.cancel_requested,
@@ -137,6 +167,16 @@ def _evidence(
         uid=os.getuid(),
         log_tail=_log_tail(job, files) if ended and unexplained else (),
     )
+
+
+def _pulse(
+    job: JobRecord, report: JobReport | None, beat: Heartbeat | None, limits: Limits, now: float
+) -> Pulse | None:
+    """None: it never ran, as far as anybody saw."""
+    running = report is not None and report.state is JobState.RUNNING
+    if not running and job.pulse is None:
+        return None
+    return felt(job.pulse, beat, now=now, running=running, longest=limits.patience.look)
 
 
 def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from clipctl.journal import LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.lineage import foreign, line_of, position
 from clipctl.ops import execute
+from clipctl.ops.clock import Clock
 from clipctl.provenance import changed_since
 from clipctl.spec import Cluster
 from clipctl.store import RunRecord
@@ -101,14 +103,14 @@ class ResumePlan:
         return parent.samples_seen if parent else 0
 
 
-def plan(run: str, wish: Wish, *, store: Store, cluster: Cluster) -> ResumePlan:
+def plan(run: str, wish: Wish, *, store: Store, cluster: Cluster, clock: Clock) -> ResumePlan:
     """What resuming would do, with every objection to it. The run was observed right before.
 
     NotFound: no such checkpoint. Refused: policy proposes nothing, or a file of another program is damaged.
     InvalidSpec: a value that cannot be, or that makes it another run.
     """
     record = store.run(run)
-    history, remedy, basis = _sound_remedy(wish, record, store)
+    history, remedy, basis = _sound_remedy(wish, record, store, clock.now())
     newest = history.attempts[-1]
     spec = execute.current_spec(record, newest)
     start = execute.start_after(remedy, record, newest, cluster)
@@ -149,11 +151,11 @@ def decision(plan: ResumePlan, force: tuple[str, ...]) -> Resubmit:
 # --- what to start from -----------------------------------------------------------------------------
 
 
-def _sound_remedy(wish: Wish, record: RunRecord, store: Store) -> tuple[History, Remedy, str]:
+def _sound_remedy(wish: Wish, record: RunRecord, store: Store, now: float) -> tuple[History, Remedy, str]:
     """Every byte of the parent is read before it is proposed; a damaged one is marked, and not chosen again."""
     while True:
         history = store.history(record.name)
-        remedy, basis = _remedy(wish, history, record)
+        remedy, basis = _remedy(wish, history, record, now)
         parent = remedy.parent
         if not isinstance(parent, CheckpointRecord) or parent.state is CheckpointState.DAMAGED:
             return history, remedy, basis
@@ -161,7 +163,7 @@ def _sound_remedy(wish: Wish, record: RunRecord, store: Store) -> tuple[History,
             return history, remedy, basis
 
 
-def _remedy(wish: Wish, history: History, record: RunRecord) -> tuple[Remedy, str]:
+def _remedy(wish: Wish, history: History, record: RunRecord, now: float) -> tuple[Remedy, str]:
     newest = history.attempts[-1]
     recovery = execute.current_spec(record, newest).recovery
     if wish.names_a_parent:
@@ -170,19 +172,25 @@ def _remedy(wish: Wish, history: History, record: RunRecord) -> tuple[Remedy, st
         parent, why = policy.parent_after(history, newest.incident, recovery)
         return Remedy(parent=parent, patch=wish.patch), f"{why}; changes asked for by a person"
     # What a person decided before is an objection below, by its name; what policy would do otherwise is the question.
-    asked = _without_a_persons_word(history)
-    chosen = policy.decide(asked, asked.attempts[-1].incident, recovery, now=0.0)
+    asked = _set_going(history)
+    chosen = policy.decide(asked, asked.attempts[-1].incident, recovery, now=now)
     if isinstance(chosen, Resubmit):
         return chosen.remedy, chosen.basis
     raise Refused(f"{record.name}: {chosen.basis}", _instead(chosen, history))
 
 
-def _without_a_persons_word(history: History) -> History:
-    newest, incident = history.attempts[-1], history.attempts[-1].incident
-    if incident is not None and incident.kind in CANCELS:
-        newest = replace(newest, incident=replace(incident, kind=IncidentKind.STOPPED))
+def _set_going(history: History) -> History:
+    """As if a person had just now taken back every cancel and hold: budgets begin anew, and nothing is waited for."""
     state = RunState.STOPPED if history.state in (RunState.HELD, RunState.CANCELLED) else history.state
-    return replace(history, state=state, attempts=(*history.attempts[:-1], newest))
+    attempts = tuple(map(_not_cancelled, history.attempts))
+    return replace(history, state=state, attempts=attempts, set_going_at=math.inf)
+
+
+def _not_cancelled(attempt: AttemptRecord) -> AttemptRecord:
+    incident = attempt.incident
+    if incident is None or incident.kind not in CANCELS:
+        return attempt
+    return replace(attempt, incident=replace(incident, kind=IncidentKind.STOPPED))
 
 
 def _instead(chosen: Decision, history: History) -> str:

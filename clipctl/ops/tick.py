@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clipctl import policy
 from clipctl.backends import Backend
-from clipctl.domain import CheckpointRecord, CheckpointState, Decision, Incident, Resubmit, RunState, Wait
+from clipctl.domain import WATCHDOG, CheckpointRecord, CheckpointState, Decision, Incident, Resubmit, RunState, Wait
 from clipctl.errors import ClipctlError
 from clipctl.ops import execute
 from clipctl.ops.clock import Clock
@@ -20,7 +20,7 @@ from clipctl.store import JobRecord, RunRecord
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
-ACTOR = "watchdog"
+ACTOR = WATCHDOG
 DONE = frozenset({RunState.COMPLETED, RunState.CANCELLED, RunState.HELD})
 
 

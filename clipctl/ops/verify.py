@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from clipctl.domain import CheckpointState
 from clipctl.layout import RunFolder
+from clipctl.ops.clock import Clock
 from trainer.verify import damage
 
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
 
-def verify(run: str, *, store: Store) -> tuple[str, ...]:
+def verify(run: str, *, store: Store, clock: Clock) -> tuple[str, ...]:
     """What is damaged, one line each. The run was observed right before, so that pruned files are not looked for."""
     folder = RunFolder(store.run(run).folder)
     problems = []
@@ -20,7 +21,8 @@ def verify(run: str, *, store: Store) -> tuple[str, ...]:
         if item.state is CheckpointState.SUPERSEDED:
             continue
         problem = damage(folder.resolve(item.path), item.manifest)
-        store.checked(run, item.path, CheckpointState.DAMAGED if problem else CheckpointState.VERIFIED)
+        state = CheckpointState.DAMAGED if problem else CheckpointState.VERIFIED
+        store.checked(run, item.path, state, time=clock.now())
         if problem:
             problems.append(f"{item.path}: {problem}")
     return tuple(problems)

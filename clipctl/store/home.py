@@ -7,6 +7,7 @@ command, so there is nothing to gain from it.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -15,9 +16,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from clipctl.errors import ClipctlError, Damaged, Refused, Unavailable
+from clipctl.layout import RunFolder
 from clipctl.store import migrate
 
 DATABASE = "clipctl.db"
+FOLDERS = "folders.jsonl"  # of every run, one a line
 BUSY_SECONDS = 30.0  # writers queue; each holds the lock for milliseconds
 
 _NO_ANSWER = frozenset(
@@ -65,6 +68,70 @@ def prepare(home: Path) -> Path:
     return path
 
 
+def connect(path: Path) -> sqlite3.Connection:
+    """For writing, in autocommit mode; as it is, whatever its schema."""
+    # isolation_level None: every transaction here is one that we begin
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+# --- which runs there are, whatever becomes of the database ------------------------------------------
+
+
+def note_folder(home: Path, folder: Path, known: tuple[Path, ...]) -> None:
+    """Before a run's first commit: its folder is found again without the database. `known`: those of older runs."""
+    path = home / FOLDERS
+    listed = set(known_folders(home))
+    text = "".join(f"{json.dumps(str(each))}\n" for each in (*known, folder) if each not in listed)
+    if not text:
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(descriptor, b"\n" * bool(listed) + text.encode())  # after a torn line too
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}; nothing was decided", hint=f"ls -ld {home}") from error
+
+
+def known_folders(home: Path) -> tuple[Path, ...]:
+    """Of all runs that this home ever had, the oldest first."""
+    try:
+        lines = (home / FOLDERS).read_text("utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise Unavailable(f"{home / FOLDERS}: {error.strerror}", hint=f"ls -l {home / FOLDERS}") from error
+    return tuple(dict.fromkeys(Path(folder) for line in lines if (folder := _text(line))))
+
+
+def _text(line: str) -> str | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, str) else None
+
+
+def refuse_emptiness(home: Path) -> None:
+    """Damaged: there is no database, or nothing in it, and there were runs."""
+    if any(RunFolder(folder).decisions.exists() for folder in known_folders(home)):
+        raise damaged(database(home), f"it is gone or empty, and {home / FOLDERS} names runs")
+
+
+# --- what SQLite's complaints mean -------------------------------------------------------------------
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into ours. Bugs stay bugs."""
@@ -83,22 +150,22 @@ def decoded(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     except (LookupError, TypeError) as error:  # ours, unless the file is not what we wrote
         if is_sound(path):
             raise
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
 
 
 def _explain(error: sqlite3.Error, path: Path) -> ClipctlError | None:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by the sqlite3 module itself, for text that is no UTF-8
-        return _damaged(path, str(error)) if "decode" in str(error) else None
+        return damaged(path, str(error)) if "decode" in str(error) else None
     if code & 0xFF in _NO_ANSWER:
         return Unavailable(f"{path}: {error}", hint=f"ls -l {path} && df -h {path.parent}  # then try again")
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
-        return _damaged(path, str(error))
-    return _damaged(path, str(error)) if not is_sound(path) else None
+        return damaged(path, str(error))
+    return damaged(path, str(error)) if not is_sound(path) else None
 
 
 def is_sound(path: Path) -> bool:
@@ -111,8 +178,8 @@ def is_sound(path: Path) -> bool:
         return False
 
 
-def _damaged(path: Path, what: str) -> Damaged:
+def damaged(path: Path, what: str) -> Damaged:
     return Damaged(
         f"{path} is damaged: {what}. The run folders keep every intent, decision and event",
-        hint=f"mv {path} {path}.damaged",
+        hint="clipctl db rebuild",
     )

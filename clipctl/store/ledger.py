@@ -19,6 +19,7 @@ from trainer import contract
 class EntryKind(StrEnum):
     INTENT = "intent"  # an attempt and its job, about to be submitted
     ANSWER = "answer"  # what the scheduler said to it
+    SEEN = "seen"  # what the scheduler says of the job has changed
     END = "end"  # the job is over, and how that is known
     INCIDENT = "incident"  # how the attempt ended
     HOLD = "hold"
@@ -26,6 +27,12 @@ class EntryKind(StrEnum):
     CANCEL = "cancel"
     STOP = "stop"  # of a job that runs, by policy
     COMPLETE = "complete"
+    CHECKED = "checked"  # what a look at a checkpoint's bytes said
+    SAVE = "save"  # a person asked for a checkpoint
+    VOID = "void"  # the line that it names had no effect: the database did not take it
+
+
+_TAIL = 1 << 16  # bytes: more than any line that is written often
 
 
 def append(folder: RunFolder, record: Mapping[str, Any]) -> None:
@@ -55,12 +62,49 @@ def _write(descriptor: int, line: bytes) -> None:
     os.fsync(descriptor)
 
 
+def newest(folder: RunFolder) -> str | None:
+    """The id of the last line, from the file's end alone; None where that says nothing."""
+    try:
+        with open(folder.decisions, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL))
+            records = list(_records(file.read()[-_TAIL:]))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return records[-1].get("id") if records else None
+
+
 def entries(folder: RunFolder) -> Iterator[dict[str, Any]]:
     """Every whole record, oldest first; torn lines are left out. None if there is no file."""
     try:
         data = folder.decisions.read_bytes()
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    yield from _records(data)
+
+
+def standing(folder: RunFolder) -> list[dict[str, Any]]:
+    """Every record that was not taken back."""
+    records = list(entries(folder))
+    void = {record.get("of") for record in records if record.get("kind") == EntryKind.VOID}
+    return [record for record in records if record.get("kind") != EntryKind.VOID and record.get("id") not in void]
+
+
+def was_submitted(folder: RunFolder, record: Mapping[str, Any]) -> bool:
+    """An intent whose job may exist: its files are written once it is committed, and before the scheduler hears."""
+    return record.get("kind") == EntryKind.INTENT and folder.job(str(record.get("nonce"))).path.exists()
+
+
+def take_back(folder: RunFolder, record: Mapping[str, Any]) -> None:
+    """Says that a line had no effect: the database did not take what it says."""
+    append(folder, {"kind": EntryKind.VOID, "of": record["id"], "time": record["time"], "schema": contract.SCHEMA})
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         try:
             record = json.loads(line)
@@ -68,3 +112,7 @@ def entries(folder: RunFolder) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(record, dict):
             yield record
+
+
+def _unreadable(folder: RunFolder, error: OSError) -> Unavailable:
+    return Unavailable(f"{folder.decisions}: {error.strerror}", hint=f"ls -ld {folder.path}")

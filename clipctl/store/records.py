@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, Limits, RunState
+from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, Limits, Pulse, RunState
 from clipctl.journal import Landmarks
 from trainer.contract import Parent
 
@@ -82,6 +82,8 @@ class JobRecord:
     exit_code: int | None
     cursor: Cursor
     landmarks: Landmarks
+    pulse: Pulse | None = None  # as the last look felt it; None: nobody has looked yet
+    troubled: bool = False  # an incident of its attempt is known
 
     @property
     def live(self) -> bool:

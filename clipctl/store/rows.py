@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, literal_column
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
@@ -14,10 +14,13 @@ from clipctl.domain import CheckpointRecord, CheckpointState, Cursor, JobState, 
 from clipctl.errors import NotFound, Refused
 from clipctl.journal import landmarks
 from clipctl.run_state import RunFacts, run_state
-from clipctl.store.records import Answer, Intent
-from clipctl.store.tables import AttemptRow, CheckpointRow, EventRow, JobRow, RunRow
+from clipctl.store.ledger import EntryKind
+from clipctl.store.records import Answer
+from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, EventRow, JobRow, RunRow
 from trainer import contract
-from trainer.contract import Event
+from trainer.contract import CheckpointManifest, Event, EventKind
+
+_GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 
 
 def to_json(value: Mapping[str, Any]) -> str:
@@ -49,25 +52,16 @@ def live_job(session: Session, run: str) -> JobRow | None:
     return session.exec(select(JobRow).where(JobRow.run == run, col(JobRow.ended_at).is_(None))).first()
 
 
-def add_attempt(session: Session, run: RunRow, intent: Intent) -> AttemptRow:
-    """The run's next attempt with its one job. Refused, by the unique index, if another job may be alive."""
-    name = run.name  # not to be had after a failed flush
-    number = (session.exec(select(func.max(AttemptRow.number)).where(AttemptRow.run == run.name)).one() or 0) + 1
-    attempt = AttemptRow(
-        run=run.name,
-        number=number,
-        parent=None if intent.parent is None else contract.dumps(intent.parent),
-        settings_digest=intent.settings_digest,
-        train=to_json(intent.train),
-        patch=to_json(intent.patch),
-        ranks=intent.ranks,
-        created_at=intent.time,
-    )
+def next_attempt(session: Session, run: str) -> int:
+    return (session.exec(select(func.max(AttemptRow.number)).where(AttemptRow.run == run)).one() or 0) + 1
+
+
+def add_attempt(session: Session, attempt: AttemptRow, job: JobRow) -> None:
+    """An attempt with its one job. Refused, by the unique index, if another job may be alive."""
+    name = attempt.run  # not to be had after a failed flush
     session.add(attempt)
     session.flush()
-    session.add(
-        JobRow(nonce=intent.nonce, run=run.name, attempt=number, submitted_at=intent.time, state=JobState.UNKNOWN)
-    )
+    session.add(job)
     try:
         session.flush()
     except IntegrityError as error:
@@ -77,7 +71,6 @@ def add_attempt(session: Session, run: RunRow, intent: Intent) -> AttemptRow:
             f"a job of run '{name}' may be alive: a second one is never started",
             hint=f"clipctl status {name}, or clipctl cancel {name}",
         ) from error
-    return attempt
 
 
 def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, cursor: Cursor) -> None:
@@ -91,6 +84,7 @@ def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, curso
         ]  # fmt: skip
         session.connection().execute(insert(EventRow), lines)
         _mark(attempt, fresh)
+        _add_announced(session, attempt, fresh)
     if cursor.seq >= attempt.seq:
         attempt.offset, attempt.inode, attempt.seq = cursor.offset, cursor.inode, cursor.seq
 
@@ -110,29 +104,57 @@ def _mark(attempt: AttemptRow, events: list[Event]) -> None:
     attempt.samples_seen = max(attempt.samples_seen, *(event.samples_seen for event in events))
 
 
+def _add_announced(session: Session, attempt: AttemptRow, events: list[Event]) -> None:
+    """Checkpoints by their events: of a file that was pruned since, nothing else is left."""
+    for event in events:
+        if event.kind != EventKind.CHECKPOINT:
+            continue
+        try:
+            manifest = contract.loads(CheckpointManifest, json.dumps(event.facts.get("manifest")))
+        except ValueError:  # as another version says it
+            continue
+        path = f"attempts/{attempt.number}/{event.facts.get('path')}"
+        if session.get(CheckpointRow, (attempt.run, path)) is None:
+            session.add(_checkpoint(attempt, path, manifest, CheckpointState.COMPLETE))
+
+
 def list_checkpoints(session: Session, attempt: AttemptRow, found: tuple[CheckpointRecord, ...]) -> None:
-    """Makes the attempt's rows say what its folder says. What was verified stays so while size and manifest do."""
+    """Makes the attempt's rows say what its folder says, and of the files there what a look at their bytes said."""
     here = {record.path: record for record in found}
     of_attempt = select(CheckpointRow).where(CheckpointRow.run == attempt.run, CheckpointRow.attempt == attempt.number)
     for row in session.exec(of_attempt):
         record = here.pop(row.path, None)
         if record is None:
             row.state = CheckpointState.SUPERSEDED
-        elif record.state is CheckpointState.DAMAGED or row.manifest != contract.dumps(record.manifest):
-            row.manifest, row.state = contract.dumps(record.manifest), record.state
-        elif row.state == CheckpointState.SUPERSEDED:
-            row.state = record.state
+        elif row.state not in _GOOD or record.state not in _GOOD or row.manifest != contract.dumps(record.manifest):
+            row.manifest, row.samples_seen = contract.dumps(record.manifest), record.manifest.samples_seen
+            row.state = _judged(session, attempt.run, record)
     for record in here.values():
-        session.add(
-            CheckpointRow(
-                run=attempt.run,
-                path=record.path,
-                attempt=attempt.number,
-                manifest=contract.dumps(record.manifest),
-                state=record.state,
-                samples_seen=record.manifest.samples_seen,
-            )
-        )
+        state = _judged(session, attempt.run, record)
+        session.add(_checkpoint(attempt, record.path, record.manifest, state))
+
+
+def _judged(session: Session, run: str, record: CheckpointRecord) -> CheckpointState:
+    """What was said of these very bytes counts as long as the file has their size."""
+    if record.state is CheckpointState.DAMAGED:
+        return record.state
+    checks = select(DecisionRow.facts).where(DecisionRow.run == run, DecisionRow.kind == EntryKind.CHECKED)
+    for text in reversed(session.exec(checks.order_by(literal_column("rowid"))).all()):
+        facts = json.loads(text)
+        if (facts["path"], facts["digest"]) == (record.path, record.manifest.digest):
+            return CheckpointState(facts["state"])
+    return record.state
+
+
+def _checkpoint(attempt: AttemptRow, path: str, manifest: CheckpointManifest, state: CheckpointState) -> CheckpointRow:
+    return CheckpointRow(
+        run=attempt.run,
+        path=path,
+        attempt=attempt.number,
+        manifest=contract.dumps(manifest),
+        state=state,
+        samples_seen=manifest.samples_seen,
+    )
 
 
 def restate(session: Session, run: RunRow) -> None:

@@ -44,6 +44,7 @@ class AttemptRow(SQLModel, table=True):
     checkpoint: int | None = None
     diverged: int | None = None
     final: int | None = None
+    pulse: str | None = None
 
 
 def _of_an_attempt() -> ForeignKeyConstraint:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipctl.domain import (
+    WATCHDOG,
     AttemptRecord,
     CheckpointRecord,
     CheckpointState,
@@ -20,6 +21,7 @@ from clipctl.domain import (
     JobIdentity,
     JobState,
     Limits,
+    Pulse,
     RecoverySpec,
     RunState,
 )
@@ -39,6 +41,7 @@ def reading(home: Path) -> Iterator[sqlite3.Connection | None]:
     """One consistent look at the store of `home`; None while there is none. Works on a read-only file system too."""
     path = homes.database(home)
     if not path.exists():
+        homes.refuse_emptiness(home)
         yield None
         return
     homes.check(home)
@@ -83,6 +86,8 @@ def _has_views(connection: sqlite3.Connection, path: Path) -> bool:
             f"{path} has schema {found}, this clipctl reads {migrate.NEWEST}",
             hint=f"{sys.executable} -P -m clipctl.store",
         )
+    if found == 0:
+        homes.refuse_emptiness(path.parent)
     return found > 0
 
 
@@ -115,6 +120,11 @@ def count(connection: sqlite3.Connection) -> int:
 
 def run_names(connection: sqlite3.Connection) -> tuple[str, ...]:
     return tuple(row["name"] for row in connection.execute("SELECT name FROM runs ORDER BY created_at DESC").fetchall())
+
+
+def folders(connection: sqlite3.Connection) -> tuple[Path, ...]:
+    """Of all runs, the oldest first."""
+    return tuple(Path(row[0]) for row in connection.execute("SELECT folder FROM runs ORDER BY created_at").fetchall())
 
 
 def _run(row: Row) -> RunRecord:
@@ -190,6 +200,8 @@ def _job(row: Row) -> JobRecord:
             diverged=_event(row["diverged_line"]),
             final=_event(row["final_line"]),
         ),
+        pulse=None if row["pulse"] is None else contract.loads(Pulse, row["pulse"]),
+        troubled=bool(row["troubled"]),
     )
 
 
@@ -209,7 +221,25 @@ def history(connection: sqlite3.Connection, record: RunRecord) -> History:
         checkpoints=checkpoints(connection, record.name),
         hold_reason=record.hold_reason,
         profiles=_profiles(settings(record)),
+        exclude=_exclude(record),
+        set_going_at=_set_going_at(connection, record.name),
     )
+
+
+def _exclude(record: RunRecord) -> str | None:
+    """The nodes that the run as launched stays away from; None where there is no choice of nodes."""
+    if record.scheduler != "slurm":
+        return None
+    return str((settings(record).get("slurm") or {}).get("exclude") or "")
+
+
+def _set_going_at(connection: sqlite3.Connection, name: str) -> float:
+    """When a person last launched, resumed or released the run."""
+    row = connection.execute(
+        "SELECT max(time) FROM decisions WHERE run = ? AND (kind = 'release' OR (kind = 'intent' AND actor != ?))",
+        (name, WATCHDOG),
+    ).fetchone()
+    return float(row[0] or 0.0)
 
 
 def settings(record: RunRecord) -> dict[str, Any]:
@@ -234,13 +264,23 @@ def _profiles(spec: Mapping[str, Any]) -> dict[Precision, dict[str, Any]]:
     }
 
 
+_ATTEMPTS = """
+    SELECT looks.*,
+        (SELECT time FROM incidents AS i WHERE i.run = looks.run AND i.attempt = looks.number
+            ORDER BY time DESC LIMIT 1) AS incident_at,
+        (SELECT max(ended_at) FROM jobs AS j WHERE j.run = looks.run AND j.attempt = looks.number) AS ended_at,
+        (SELECT line FROM events AS e WHERE e.run = looks.run AND e.attempt = looks.number AND e.seq = looks.started)
+            AS started_line
+    FROM attempt_looks AS looks"""
+
+
 def attempts(connection: sqlite3.Connection, name: str) -> tuple[AttemptRecord, ...]:
-    rows = connection.execute("SELECT * FROM attempt_looks WHERE run = ? ORDER BY number", (name,)).fetchall()
+    rows = connection.execute(f"{_ATTEMPTS} WHERE run = ? ORDER BY number", (name,)).fetchall()
     return tuple(_attempt(row) for row in rows)
 
 
 def attempt(connection: sqlite3.Connection, name: str, number: int) -> AttemptRecord | None:
-    row = connection.execute("SELECT * FROM attempt_looks WHERE run = ? AND number = ?", (name, number)).fetchone()
+    row = connection.execute(f"{_ATTEMPTS} WHERE run = ? AND number = ?", (name, number)).fetchone()
     return None if row is None else _attempt(row)
 
 
@@ -265,7 +305,15 @@ def _attempt(row: Row) -> AttemptRecord:
         incident=None if row["incident"] is None else contract.loads(Incident, row["incident"]),
         live=bool(row["live"]),
         samples_seen=row["samples_seen"],
+        incident_at=row["incident_at"],
+        ended_at=row["ended_at"],
+        nodes=_nodes(_event(row["started_line"])),
     )
+
+
+def _nodes(started: Event | None) -> tuple[str, ...]:
+    found = started.facts.get("nodes") if started else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def parent_of(text: str | None) -> Parent | None:

@@ -1,25 +1,18 @@
 """Every write to the store: short transactions that hold the database's only write lock from their first statement.
 
 Where something is decided, its line goes to the run's decisions.jsonl inside the transaction, as the last thing before
-the commit: a line may be left without its row (nothing was submitted yet), never a row without its line.
+the commit: a line may be left without its row (nothing was submitted yet), never a row without its line. Such a line
+is taken back before the next one is written.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import StaticPool
-from sqlmodel import Session, create_engine
+from sqlmodel import Session
 
 from clipctl.domain import (
     Accepted,
@@ -32,16 +25,19 @@ from clipctl.domain import (
     JobReport,
     JobState,
     JournalFacts,
+    Pulse,
     Rejected,
     RunState,
+    Series,
     Unknown,
 )
 from clipctl.errors import NotFound, Refused
 from clipctl.layout import RunFolder
-from clipctl.store import home as homes, ledger, migrate, rows, views
+from clipctl.store import comparison, home as homes, progress, rows, views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
-from clipctl.store.tables import CheckpointRow, DecisionRow, IncidentRow, RunRow
+from clipctl.store.tables import CheckpointRow, IncidentRow, JobRow, RunRow
+from clipctl.store.transactions import Entry, Transactions
 from trainer import contract
 
 _ANSWERS: Mapping[type, Answer] = {
@@ -51,37 +47,8 @@ _ANSWERS: Mapping[type, Answer] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A line of decisions.jsonl and a row of decisions. `actor`: a user's name, "watchdog", or who told us."""
-
-    kind: EntryKind
-    actor: str
-    basis: str
-    time: float
-    attempt: int | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Store:
+class Store(Transactions):
     """All writes, and the reads that a writer needs. Open it with `clipctl.store.open_store`."""
-
-    def __init__(self, home: Path) -> None:
-        self.path = homes.prepare(home)
-        with homes.explained(self.path):
-            self._connection = _connect(self.path)
-        self._engine = create_engine("sqlite://", creator=lambda: self._connection, poolclass=StaticPool)
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._engine.dispose()
-        self._connection.close()
 
     # --- intents --------------------------------------------------------------------------------
 
@@ -104,26 +71,29 @@ class Store:
             )
             session.add(run)
             session.flush()
-            return self._intend(session, run, intent)
+            homes.note_folder(self.home, new.folder, views.folders(self._connection))
+            return self._intend(session, run, intent, new.epochs)
 
     def intend(self, run: str, intent: Intent) -> JobIdentity:
         """The next attempt of a run and the intent of its job. Refused: a job of the run may be alive.
 
+        Damaged: database and run folder do not say the same of this run, so nobody knows what may be alive.
         Whoever starts a cancelled run again has changed their mind: it is cancelled no longer. A hold stays.
         """
         with self._writing() as session:
             row = rows.existing_run(session, run)
-            row.cancelled_at = None
-            row.epochs = int(intent.train["epochs"])  # a run may be given more of them
-            return self._intend(session, row, intent)
+            folder = RunFolder(Path(row.folder))
+            self._take_back_what_was_not_committed(session, row, folder)
+            comparison.trust(self._connection, row.name, folder, self.path)
+            return self._intend(session, row, intent, int(intent.train["epochs"]))
 
-    def _intend(self, session: Session, run: RunRow, intent: Intent) -> JobIdentity:
-        number = rows.add_attempt(session, run, intent).number
+    def _intend(self, session: Session, run: RunRow, intent: Intent, epochs: int) -> JobIdentity:
+        number = rows.next_attempt(session, run.name)
         facts = {
             "run_id": run.run_id,
             "cluster": run.cluster,
             "scheduler": run.scheduler,
-            "epochs": run.epochs,
+            "epochs": epochs,
             "limits": json.loads(run.limits),
             "nonce": intent.nonce,
             "ranks": intent.ranks,
@@ -132,10 +102,10 @@ class Store:
             "patch": intent.patch,
             "train": intent.train,
         }
-        entry = _Entry(
+        entry = Entry(
             kind=EntryKind.INTENT, actor=intent.actor, basis=intent.basis, time=intent.time, attempt=number, facts=facts
         )
-        _record(session, run, entry)
+        self._record(session, run, entry)
         return JobIdentity(
             run=run.name, run_id=run.run_id, attempt=number, nonce=intent.nonce, submitted_at=intent.time
         )
@@ -144,29 +114,21 @@ class Store:
 
     def answered(self, nonce: str, answer: Accepted | Rejected | Unknown, *, time: float) -> None:
         """The scheduler's answer to the submission. Rejected: no job exists, and another may be intended."""
+        said = answer.scheduler_id if isinstance(answer, Accepted) else answer.reason
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            job.answer = _ANSWERS[type(answer)]
-            said = answer.scheduler_id if isinstance(answer, Accepted) else answer.reason
-            if isinstance(answer, Accepted):
-                job.scheduler_id = said
-            else:
-                job.raw = said
-            if isinstance(answer, Rejected):
-                job.ended_at = time
-            facts = {"nonce": nonce, "answer": job.answer}
-            _record(session, run, _told(EntryKind.ANSWER, "scheduler", said, time, job.attempt, facts))
+            facts = {"nonce": nonce, "answer": _ANSWERS[type(answer)]}
+            self._record(session, run, _told(EntryKind.ANSWER, "scheduler", said, time, job.attempt, facts))
 
     def observed(self, nonce: str, report: JobReport | None, *, time: float) -> None:
-        """What a scheduler that answered said of the job; None: it did not list it."""
+        """What a scheduler that answered said of the job; None: it did not list it. What is not new leaves no trace."""
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            if report is None:
-                job.missing_since = time if job.missing_since is None else job.missing_since
-            else:
-                job.missing_since, job.answer = None, Answer.ACCEPTED
-                job.state, job.raw, job.scheduler_id = report.state, report.raw, report.scheduler_id
-            rows.restate(session, run)
+            if (sight := _sight(job, report)) is None:
+                return
+            basis = f"the scheduler says {report.state}" if report else "the scheduler does not list it"
+            facts = {"nonce": nonce, **sight}
+            self._record(session, run, _told(EntryKind.SEEN, "scheduler", basis, time, job.attempt, facts))
 
     def ended(self, nonce: str, *, state: JobState, basis: str, time: float, exit_code: int | None = None) -> None:
         """The job is over for certain: only now may another be intended. Nothing happens if that was known."""
@@ -174,9 +136,8 @@ class Store:
             job, run = rows.existing_job(session, nonce)
             if job.ended_at is not None:
                 return
-            job.ended_at, job.state, job.exit_code = time, state, exit_code
             facts = {"nonce": nonce, "state": state, "exit_code": exit_code}
-            _record(session, run, _told(EntryKind.END, "clipctl", basis, time, job.attempt, facts))
+            self._record(session, run, _told(EntryKind.END, "clipctl", basis, time, job.attempt, facts))
 
     def ingest(
         self,
@@ -203,38 +164,44 @@ class Store:
             if incident is None or session.get(IncidentRow, (run, attempt, incident.kind)) is not None:
                 rows.restate(session, row)
                 return
-            text = contract.dumps(incident)
-            session.add(IncidentRow(run=run, attempt=attempt, kind=incident.kind, time=time, facts=text))
             said = {"incident": incident}
-            _record(session, row, _told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said))
+            self._record(session, row, _told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said))
 
-    def checked(self, run: str, path: str, state: CheckpointState) -> None:
+    def feel(self, pulses: Mapping[tuple[str, int], Pulse]) -> None:
+        """By run and attempt: of all that one look saw, in one transaction."""
+        with self._writing() as session:
+            for (run, number), pulse in pulses.items():
+                rows.existing_attempt(session, run, number).pulse = contract.dumps(pulse)
+
+    def checked(self, run: str, path: str, state: CheckpointState, *, time: float) -> None:
         """What a look at a checkpoint's bytes said: VERIFIED or DAMAGED."""
         with self._writing() as session:
             row = session.get(CheckpointRow, (run, path))
             if row is None:
                 raise NotFound(f"run '{run}' has no checkpoint {path}", hint=f"clipctl checkpoints {run}")
-            row.state = state
+            if row.state == state:
+                return
+            manifest = contract.loads(contract.CheckpointManifest, row.manifest)
+            facts = {"path": path, "digest": manifest.digest, "state": state}
+            basis = f"every byte of {path} was read"
+            entry = _told(EntryKind.CHECKED, "clipctl", basis, time, row.attempt, facts)
+            self._record(session, rows.existing_run(session, run), entry)
 
     # --- what people and policy decide ----------------------------------------------------------
 
     def hold(self, run: str, *, actor: str, basis: str, time: float) -> None:
         """Nothing is started for this run until it is released. A live job goes on."""
-        with self._deciding(run, _Entry(kind=EntryKind.HOLD, actor=actor, basis=basis, time=time)) as (_, row):
-            row.hold_reason = basis
+        self._decide(run, Entry(kind=EntryKind.HOLD, actor=actor, basis=basis, time=time))
 
     def release(self, run: str, *, actor: str, basis: str, time: float) -> None:
-        with self._deciding(run, _Entry(kind=EntryKind.RELEASE, actor=actor, basis=basis, time=time)) as (_, row):
-            row.hold_reason = None
+        self._decide(run, Entry(kind=EntryKind.RELEASE, actor=actor, basis=basis, time=time))
 
     def cancel(self, run: str, *, actor: str, basis: str, time: float) -> JobRecord | None:
         """Final for everybody but a person who resumes. Returns the live job: the scheduler must be told next."""
-        entry = _Entry(kind=EntryKind.CANCEL, actor=actor, basis=basis, time=time)
-        with self._deciding(run, entry) as (session, row):
-            row.cancelled_at = time
+        with self._writing() as session:
             live = rows.live_job(session, run)
-            if live is not None:
-                live.cancel_requested_at = time
+            entry = Entry(kind=EntryKind.CANCEL, actor=actor, basis=basis, time=time)
+            self._record(session, rows.existing_run(session, run), entry)
         return None if live is None else self.job(live.nonce)
 
     def stop(self, nonce: str, *, actor: str, basis: str, time: float) -> JobRecord:
@@ -242,15 +209,20 @@ class Store:
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
             if job.stop_requested_at is None and job.ended_at is None:
-                job.stop_requested_at = time
                 facts = {"nonce": nonce}
-                _record(session, run, _told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
+                self._record(session, run, _told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
         return self.job(nonce)
+
+    def save(self, nonce: str, number: int, *, actor: str, basis: str, time: float) -> None:
+        """A person asks the job for a checkpoint, for the `number`th time in its attempt. It goes on training."""
+        with self._writing() as session:
+            job, run = rows.existing_job(session, nonce)
+            facts = {"nonce": nonce, "request": number}
+            self._record(session, run, _told(EntryKind.SAVE, actor, basis, time, job.attempt, facts))
 
     def complete(self, run: str, *, actor: str, basis: str, time: float) -> None:
         """The decision that a run is done; its state already follows from the trainer's last word."""
-        with self._deciding(run, _Entry(kind=EntryKind.COMPLETE, actor=actor, basis=basis, time=time)):
-            pass
+        self._decide(run, Entry(kind=EntryKind.COMPLETE, actor=actor, basis=basis, time=time))
 
     # --- reads ----------------------------------------------------------------------------------
 
@@ -290,74 +262,29 @@ class Store:
         with self._reading() as connection:
             return views.history(connection, record)
 
+    def series(self, run: str, attempt: int) -> Series:
+        """The newest stretch of losses on the way to where the attempt stands."""
+        with self._reading() as connection:
+            return progress.series(connection, run, attempt)
+
     def decisions(self, run: str) -> tuple[DecisionRecord, ...]:
         with self._reading() as connection:
             return views.decisions(connection, run)
 
-    # --- transactions ---------------------------------------------------------------------------
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """One moment of the database; no write lock."""
-        with homes.explained(self.path), homes.decoded(self.path):
-            self._connection.execute("BEGIN")
-            try:
-                yield self._connection
-            finally:
-                self._connection.rollback()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        with homes.explained(self.path):
-            try:
-                with Session(self._engine, expire_on_commit=False) as session, session.begin():
-                    yield session
-            except DBAPIError as error:
-                if isinstance(error.orig, sqlite3.Error):
-                    raise error.orig from error
-                raise
-
-    @contextmanager
-    def _deciding(self, run: str, entry: _Entry) -> Iterator[tuple[Session, RunRow]]:
+    def _decide(self, run: str, entry: Entry) -> None:
         with self._writing() as session:
-            row = rows.existing_run(session, run)
-            yield session, row
-            _record(session, row, entry)
+            self._record(session, rows.existing_run(session, run), entry)
 
 
-def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> _Entry:
-    return _Entry(kind=kind, actor=actor, basis=basis, time=time, attempt=attempt, facts=facts)
+def _sight(job: JobRow, report: JobReport | None) -> dict[str, Any] | None:
+    """What is new about the job; None: nothing. `state` None: it is missing now."""
+    if report is None:
+        return None if job.missing_since is not None else {"state": None}
+    known = (job.state, job.scheduler_id, job.answer, job.missing_since)
+    if known == (report.state, report.scheduler_id, Answer.ACCEPTED, None):
+        return None
+    return {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}
 
 
-def _record(session: Session, run: RunRow, entry: _Entry) -> None:
-    """The last step of a transaction: rows first, so that what the database refuses leaves no line."""
-    facts = contract.to_jsonable(entry.facts)
-    decision = DecisionRow(
-        id=secrets.token_hex(8),
-        run=run.name,
-        attempt=entry.attempt,
-        time=entry.time,
-        actor=entry.actor,
-        kind=entry.kind,
-        basis=entry.basis,
-        facts=rows.to_json(facts),
-    )
-    session.add(decision)
-    rows.restate(session, run)
-    line = decision.model_dump(exclude={"facts"}) | facts | {"schema": contract.SCHEMA}
-    ledger.append(RunFolder(Path(run.folder)), line)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # isolation_level None: every transaction here is one that we begin
-    connection = sqlite3.connect(path, timeout=homes.BUSY_SECONDS, isolation_level=None)
-    try:
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        migrate.migrate(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> Entry:
+    return Entry(kind=kind, actor=actor, basis=basis, time=time, attempt=attempt, facts=facts)

@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# Below the ports that Linux hands out to clients (32768 and up), above the ones with well-known owners.
-PORTS = range(10_000, 32_000)
+# Below the ports where jobs' ranks meet (20000 to 32000, by the job's id) and those that Linux hands out to clients
+# (32768 and up), above the ones with well-known owners.
+PORTS = range(10_000, 20_000)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Plan:
     @property
     def names(self) -> list[str]:
         return [f"jwb{number:04}" for number in range(1, self.nodes + 1)]
+
+    @property
+    def first_job(self) -> int:
+        """Its id. Ranks of two clusters' first jobs would else meet at one port, as all nodes are this machine."""
+        return self.port - PORTS.start + 1
 
     @property
     def user(self) -> str:

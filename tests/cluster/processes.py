@@ -29,8 +29,13 @@ class Process:
         return Path("/proc", str(self.pid))
 
     @property
+    def arguments(self) -> list[bytes]:
+        """The program's own name first."""
+        return _read(self.folder / "cmdline").split(b"\0")
+
+    @property
     def program(self) -> str:
-        return os.path.basename(_read(self.folder / "cmdline").partition(b"\0")[0].decode(errors="replace"))
+        return os.path.basename(self.arguments[0].decode(errors="replace"))
 
     @property
     def environment(self) -> dict[str, str]:

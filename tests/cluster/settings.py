@@ -33,6 +33,7 @@ def _addresses(plan: Plan) -> dict[str, object]:
         "ClusterName": CLUSTER_NAME,
         "SlurmctldHost": "localhost(127.0.0.1)",
         "SlurmctldPort": plan.port,
+        "FirstJobId": plan.first_job,
         "SlurmUser": plan.user,
         "SlurmdUser": plan.user,
         "AuthType": "auth/munge",

@@ -107,7 +107,7 @@ class Stage:
         return execute.begin(start, actor="ada", store=self.store, backend=self.scheduler, clock=self.time)
 
     def plan(self, **wish: Any) -> resume.ResumePlan:
-        return resume.plan(self.run, resume.Wish(**wish), store=self.store, cluster=self.cluster)
+        return resume.plan(self.run, resume.Wish(**wish), store=self.store, cluster=self.cluster, clock=self.time)
 
     def resume(self, *, force: tuple[str, ...] = (), **wish: Any) -> Submitted:
         plan = self.plan(**wish)
@@ -157,6 +157,7 @@ class Stage:
             stream=Stream(batch_size=spec.batch_size, ranks=geometry.ranks, workers=spec.data.workers),
         )  # fmt: skip
         contract.write_atomic(path.with_name(f"{name}.json"), contract.dumps(manifest))
+        self.event(EventKind.CHECKPOINT, epoch=epochs + 1, into=into, path=str(path.relative_to(folder.path)))
         return path
 
     def end(self, code: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipctl.domain import (
@@ -19,6 +20,7 @@ from clipctl.policy import settings_digest
 from trainer.contract import CheckpointManifest, Data, Precision, Stream, TrainSpec, dumps
 
 EPOCH = 1000  # samples
+HOUR = 3600.0
 
 
 def train(precision: str = "amp_fp16", batch_size: int = 208) -> dict[str, Any]:
@@ -49,33 +51,34 @@ def attempt(
     parent_path: str | None = None,
     incident: Incident | None = None,
     settings: Mapping[str, Any] | None = None,
-    live: bool = False,
+    **more: Any,
 ) -> AttemptRecord:
     settings = settings or train()
-    return AttemptRecord(
-        number=number,
-        parent_digest=parent.manifest.digest if parent else None,
-        parent_path=parent.path if parent else parent_path,
-        settings_digest=settings_digest(settings, 384),
-        train=settings,
-        patch={},
-        ranks=384,
-        created_at=float(number),
-        incident=incident,
-        live=live,
-    )
+    known: dict[str, Any] = {
+        "parent_digest": parent.manifest.digest if parent else None,
+        "parent_path": parent.path if parent else parent_path,
+        "settings_digest": settings_digest(settings, 384),
+        "train": settings,
+        "patch": {},
+        "ranks": 384,
+        "created_at": number * HOUR,
+        "ended_at": None if incident is None else number * HOUR + 60,
+        "incident": incident,
+    }
+    return AttemptRecord(number=number, **known | more)
 
 
-def diverged(number: int, epoch: int, step_in_epoch: int = 5) -> Incident:
+def diverged(number: int, epoch: int, step_in_epoch: int = 5, **more: Any) -> Incident:
     samples = (epoch - 1) * EPOCH + step_in_epoch * 10
-    return Incident(
+    found = Incident(
         kind=IncidentKind.DIVERGED, attempt=number, detail="loss nan", epoch=epoch, step_in_epoch=step_in_epoch,
         step=samples // 10, samples_seen=samples, ranks=(0, 1),
     )  # fmt: skip
+    return replace(found, **more)
 
 
-def ended(number: int, kind: IncidentKind) -> Incident:
-    return Incident(kind=kind, attempt=number, detail="")
+def ended(number: int, kind: IncidentKind, **more: Any) -> Incident:
+    return Incident(**{"kind": kind, "attempt": number, "detail": "as it says"} | more)
 
 
 def history(

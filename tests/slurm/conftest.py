@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that failed brings along what the controller said last."""
     report = yield
-    for name in CLUSTERS if report.failed and isinstance(item, pytest.Function) else ():
-        cluster = item.funcargs.get(name)
+    found = item.funcargs if report.failed and isinstance(item, pytest.Function) else {}
+    for name, cluster in found.items():
         if isinstance(cluster, Cluster):
             report.sections.append((f"slurmctld of {name}", cluster.said("slurmctld")))
     return report
@@ -45,11 +45,11 @@ def installed() -> None:
         leave(f"not installed: {', '.join(missing)}; apt install slurm-wlm munge slurmdbd mariadb-server")
 
 
-def booted(*, accounting: bool) -> Iterator[Cluster]:
+def booted(*, nodes: int = 6, accounting: bool = False) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="emulated-"))
     folder.chmod(0o755)  # other users' jobs, too
     try:
-        with Cluster.up(folder, accounting=accounting) as cluster:
+        with Cluster.up(folder, nodes=nodes, accounting=accounting) as cluster:
             yield cluster
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +58,7 @@ def booted(*, accounting: bool) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def cluster(installed: None) -> Iterator[Cluster]:
     """Six idle nodes with four GPUs each; accounting is disabled."""
-    yield from booted(accounting=False)
+    yield from booted()
 
 
 @pytest.fixture(scope="session")

@@ -89,17 +89,17 @@ class SlurmDesk:
         (run,) = json.loads(said.out)["runs"]
         return dict(run)
 
-    def wait(self, name: str, until: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE
+    def wait(self, name: str, until: Callable[[dict[str, Any]], object], patience: float = PATIENCE) -> dict[str, Any]:
+        end = time.monotonic() + patience
         while not until(run := self.status(name)):
-            assert time.monotonic() < end, f"waited for {PATIENCE:.0f} s; {run}\n{self.log(name)}"
+            assert time.monotonic() < end, f"waited for {patience:.0f} s; {run}\n{self.log(name)}"
             time.sleep(0.2)
         return run
 
-    def ended(self, name: str) -> dict[str, Any]:
+    def ended(self, name: str, patience: float = PATIENCE) -> dict[str, Any]:
         """Once its job is over for certain."""
         over = ("completed", "stopped", "cancelled", "held")
-        return self.wait(name, lambda run: run["state"] in over and not run["job"]["live"])
+        return self.wait(name, lambda run: run["state"] in over and not run["job"]["live"], patience)
 
     def looked(self, name: str) -> dict[str, Any]:
         """After a look that is stored: `status` itself never writes down since when a job is missing."""

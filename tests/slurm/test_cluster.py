@@ -106,10 +106,10 @@ def test_a_stopped_controller_refuses_and_knows_its_jobs_afterwards(cluster: Clu
 
 def test_a_controller_without_its_state_gives_ids_again(cluster: Cluster) -> None:
     cluster.restart_controller(lose_state=True)
-    assert submit(cluster, "--hold", step="true") == "1"
+    first = submit(cluster, "--hold", step="true")
     cluster.restart_controller(lose_state=True)
     assert cluster.run("squeue", "-h").stdout == ""
-    assert submit(cluster, "--hold", step="true") == "1"
+    assert submit(cluster, "--hold", step="true") == first == str(cluster.plan.first_job)
 
 
 def test_accounting_is_disabled_or_answers(cluster: Cluster, accounted: Cluster, tmp_path: Path) -> None:

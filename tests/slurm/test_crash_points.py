@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,11 +17,49 @@ import pytest
 from tests.conftest import SOAKING
 from tests.slurm import crashing
 from tests.slurm.desk import SlurmDesk, eventually, impostor, real
+from tests.slurm.witness import of_one_job_at_a_time
 
 CRASHING = str(Path(crashing.__file__))
 SHORT = ("train.epochs=1", "train.data.train_num_samples=80", "train.optim.warmup=1")
+CRASHED = (*SHORT, "train.epochs=2", "train.faults=[{kind: crash, at_epoch: 2, at_step: 3}]")
 HASTE = {"lost_after": 2, "unanswered_for": 2}  # seconds
-IN_SHORT = ("K3", "K4", "K6", "K1")  # each kind of what is left; `make soak` has them all
+
+
+@dataclass(frozen=True)
+class Submission:
+    command: list[str]
+    attempt: int  # that it starts
+
+
+def launch(desk: SlurmDesk) -> Submission:
+    return Submission(desk.launching("r", *SHORT), attempt=1)
+
+
+def resume(desk: SlurmDesk) -> Submission:
+    """Of a run that has crashed."""
+    desk.launched("r", *CRASHED)
+    assert desk.ended("r")["last_incident"]["kind"] == "crashed"
+    return Submission(["resume", "r", "-y"], attempt=2)
+
+
+Way = Callable[[SlurmDesk], Submission]
+# Each kind of what is left; all others leave the same as one of these, or less. `make soak` has them all.
+IN_SHORT = {launch: ("K3", "K4", "K8", "K9"), resume: ("K3", "K4", "K9")}
+
+
+def ways_to(*points: str) -> pytest.MarkDecorator:
+    """Each submission with each point."""
+    chosen = [(way, point) for way, short in IN_SHORT.items() for point in points
+              if SOAKING or point.split()[0] in short]  # fmt: skip
+    places = [pytest.param(way, point, id=f"{way.__name__} {point}") for way, point in chosen]
+    return pytest.mark.parametrize(("way", "point"), places)
+
+
+@pytest.fixture
+def desk(desk: SlurmDesk) -> SlurmDesk:
+    """Where soon is known what has never arrived."""
+    desk.cluster.profile(desk.root, limits=HASTE)
+    return desk
 
 
 def crash(desk: SlurmDesk, point: str, *arguments: str) -> None:
@@ -28,82 +67,110 @@ def crash(desk: SlurmDesk, point: str, *arguments: str) -> None:
     assert said.code == -signal.SIGKILL, (said.code, said.out, said.err)
 
 
-def goes_on(desk: SlurmDesk, name: str, attempts: int) -> None:
-    """What a person does next: look, and start it where it is not alive. Exactly one job then trains to the end."""
-    desk.launch(name, *SHORT)  # done, or refused since it is there: adopted, or known to have never arrived
-    eventually(lambda: forward(desk, name))
-    run = desk.ended(name)
-    assert (run["state"], run["attempts"] <= attempts) == ("completed", True), desk.log(name)
-    assert desk.jobs_of(name) == []
-    assert ranks_never_met(desk, name)
+def goes_on(desk: SlurmDesk, command: list[str], attempts: int) -> None:
+    """What a person does next: type it again, look, and resume where it is not alive. Exactly one job then trains to
+    the end."""
+    nothing_is_orphaned(desk)
+    desk.clipctl(*command)  # done, or refused since it is there
+    eventually(lambda: forward(desk))
+    run = desk.ended("r")
+    assert (run["state"], run["attempts"] <= attempts) == ("completed", True), desk.log("r")
+    assert desk.jobs_of("r") == []
+    assert ranks_never_met(desk)
 
 
-def forward(desk: SlurmDesk, name: str) -> bool:
+def nothing_is_orphaned(desk: SlurmDesk) -> None:
+    """Two looks later what Slurm lists is the job that the store names, and where it lists none the store says so."""
+    if desk.clipctl("status", "r").code:  # not even intended
+        assert desk.cluster.run("squeue", "--noheader").stdout == ""
+        return
+    desk.looked("r")
+    time.sleep(max(HASTE.values()) + 0.5)
+    listed = desk.jobs_of("r")
+    job = desk.looked("r")["job"]
+    assert listed in ([], [job["scheduler_id"]])
+    assert job["scheduler_id"] if job["live"] else desk.jobs_of("r") == []
+
+
+def forward(desk: SlurmDesk) -> bool:
     """One look, and a resume where nothing of the run lives. True: it has completed."""
-    run = desk.looked(name)
+    run = desk.looked("r")
     if not run["job"]["live"] and run["state"] != "completed":
-        desk.clipctl("resume", name, "-y", "--force", "cancelled")
+        desk.clipctl("resume", "r", "-y")
     return bool(run["state"] == "completed")
 
 
-def ranks_never_met(desk: SlurmDesk, name: str) -> bool:
+def ranks_never_met(desk: SlurmDesk) -> bool:
     """Attempts that were claimed: their spans between first and last event do not overlap."""
     spans = []
-    for folder in sorted(desk.folder(name).glob("attempts/*")):
-        times = [event["time"] for event in desk.events(name, int(folder.name))]
+    for folder in sorted(desk.folder("r").glob("attempts/*")):
+        times = [event["time"] for event in desk.events("r", int(folder.name))]
         if times:
             spans.append((min(times), max(times)))
     return all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
-@pytest.mark.parametrize("point", [point for point in crashing.POINTS if SOAKING or point[:2] in IN_SHORT])
-def test_a_launch_that_was_killed_is_one_job_or_none(desk: SlurmDesk, point: str) -> None:
-    desk.cluster.profile(desk.root, limits=HASTE)
-    crash(desk, point, *desk.launching("r", *SHORT))
-    if point.startswith("K3"):  # a folder that no store knows, and from which nothing ran: the hint says what to type
-        refused = desk.launch("r", *SHORT)
-        assert refused.code == 5 and "is in use already" in refused.err
-        subprocess.run(refused.err.partition("this helps too: ")[2], shell=True, check=True)
-    goes_on(desk, "r", attempts=2)
+@ways_to(*crashing.POINTS)
+def test_a_submission_that_was_killed_is_one_job_or_none(desk: SlurmDesk, way: Way, point: str) -> None:
+    submission = way(desk)
+    with of_one_job_at_a_time(desk.cluster.folder):
+        crash(desk, point, *submission.command)
+        if way is launch and point.startswith("K3"):
+            set_aside(desk, submission)
+        goes_on(desk, submission.command, attempts=submission.attempt + 1)
 
 
-def test_an_sbatch_that_outlives_its_caller_is_adopted(desk: SlurmDesk, tmp_path: Path) -> None:
-    """K9: accepted, and nobody is left who could read the answer."""
-    caller = tmp_path / "caller"
-    path = impostor(tmp_path, f'job=$({real("sbatch")} "$@"); kill -9 $(cat {caller}); echo $job')
-    process = desk.start(*desk.launching("r", *SHORT), PATH=path)
-    caller.write_text(str(process.pid))
+def set_aside(desk: SlurmDesk, submission: Submission) -> None:
+    """A folder that no store knows, and from which nothing ran: the hint says what to type."""
+    refused = desk.clipctl(*submission.command)
+    assert refused.code == 5 and "is in use already" in refused.err
+    subprocess.run(refused.err.partition("this helps too: ")[2], shell=True, check=True)
+
+
+def killed_by_its_sbatch(desk: SlurmDesk, folder: Path, command: list[str], body: str) -> None:
+    """`body` is what an sbatch of the test's own does; `$caller` is clipctl."""
+    caller = folder / "caller"
+    path = impostor(folder, f"until [ -s {caller} ]; do sleep 0.1; done; caller=$(cat {caller})\n{body}")
+    process = desk.start(*command, PATH=path)
+    caller.with_suffix(".new").write_text(str(process.pid))
+    caller.with_suffix(".new").rename(caller)
     out, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, (out, err)
-    goes_on(desk, "r", attempts=1)
 
 
-def test_an_sbatch_that_never_reached_the_controller_is_known_to_have_failed(desk: SlurmDesk, tmp_path: Path) -> None:
-    """K8: connected, the request was not sent."""
-    caller = tmp_path / "caller"
-    path = impostor(tmp_path, f"kill -9 $(cat {caller}); exit 1")
-    process = desk.start(*desk.launching("r", *SHORT), PATH=path)
-    caller.write_text(str(process.pid))
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    goes_on(desk, "r", attempts=2)
+@ways_to("K9 accepted, and nobody is left who could read the answer")
+def test_an_sbatch_that_outlives_its_caller_is_adopted(desk: SlurmDesk, way: Way, point: str, tmp_path: Path) -> None:
+    submission = way(desk)
+    body = f'job=$({real("sbatch")} "$@"); kill -9 $caller; echo $job'
+    with of_one_job_at_a_time(desk.cluster.folder):
+        killed_by_its_sbatch(desk, tmp_path, submission.command, body)
+        goes_on(desk, submission.command, attempts=submission.attempt)
+
+
+@ways_to("K8 connected, the request was not sent")
+def test_an_sbatch_that_never_reached_the_controller_is_known_to_have_failed(
+    desk: SlurmDesk, way: Way, point: str, tmp_path: Path
+) -> None:
+    submission = way(desk)
+    with of_one_job_at_a_time(desk.cluster.folder):
+        killed_by_its_sbatch(desk, tmp_path, submission.command, "kill -9 $caller; exit 1")
+        goes_on(desk, submission.command, attempts=submission.attempt + 1)
 
 
 def test_a_resume_that_is_killed_at_any_time_starts_one_attempt_or_none(
     desk: SlurmDesk, soak: Callable[[int, int], int]
 ) -> None:
     draw = random.Random(11)
-    desk.cluster.profile(desk.root, limits=HASTE)
-    desk.launched("r", "train.epochs=2", "train.faults=[{kind: crash, at_epoch: 2, at_step: 3}]")
-    assert desk.ended("r")["last_incident"]["kind"] == "crashed"
-    for _ in range(soak(3, 500)):
-        process = desk.start("resume", "r", "-y", "--force", "cancelled", "--set", "train.epochs=40")
-        time.sleep(draw.uniform(0.3, 2.5))
-        process.kill()
-        process.communicate()
-        assert len(desk.jobs_of("r")) <= 1
-        desk.clipctl("cancel", "r", "--force")
-        eventually(lambda: not desk.looked("r")["job"]["live"])
-    desk.resumed("r", "--force", "cancelled", "--epoch", "1", "--set", "train.epochs=2")
-    assert desk.ended("r")["state"] == "completed"
-    assert ranks_never_met(desk, "r")
+    resume(desk)
+    with of_one_job_at_a_time(desk.cluster.folder):
+        for _ in range(soak(3, 500)):
+            process = desk.start("resume", "r", "-y", "--force", "cancelled", "--set", "train.epochs=40")
+            time.sleep(draw.uniform(0.3, 2.5))
+            process.kill()
+            process.communicate()
+            assert len(desk.jobs_of("r")) <= 1
+            desk.clipctl("cancel", "r", "--force")
+            eventually(lambda: not desk.looked("r")["job"]["live"])
+        desk.resumed("r", "--force", "cancelled", "--epoch", "1", "--set", "train.epochs=2")
+        assert desk.ended("r")["state"] == "completed"
+    assert ranks_never_met(desk)

@@ -8,18 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.cluster.processes import of_cluster, of_node, send
+from tests.rehearse import script_differences
 from tests.slurm.desk import SMALL, SlurmDesk, eventually, impostor, real
 
 LONG = "train.epochs=200"
 
 
 def test_a_run_trains_to_its_end_and_its_script_is_one_text_everywhere(desk: SlurmDesk) -> None:
-    job = desk.launched("r", "resources.nodes=2")
-    stored = desk.cluster.run("scontrol", "write", "batch_script", job, "-").stdout
-    run = desk.ended("r")
-    assert run["state"] == "completed"
-    (script,) = desk.folder("r").glob("jobs/*/submission.sh")
-    assert stored.rstrip("\n") == script.read_text().rstrip("\n")
+    desk.launched("r", "resources.nodes=2")
+    rendered = desk.clipctl("render", "demo", "--name", "r", *rendering(("resources.nodes=2",))).out
+    assert script_differences(rendered, desk.folder("r"), desk.cluster) == []
+    assert desk.ended("r")["state"] == "completed"
 
 
 def test_status_says_where_a_job_stands_in_the_queue(desk: SlurmDesk) -> None:
@@ -171,25 +170,6 @@ def test_of_many_resumes_at_once_one_runs(desk: SlurmDesk, soak: Callable[[int, 
     assert all("may be alive" in item.err for item in said if item.code)
     assert len(desk.jobs_of("r")) == 1
     assert desk.status("r")["attempts"] == 2
-
-
-def test_a_run_is_rolled_back_and_goes_on_in_float32(desk: SlurmDesk) -> None:
-    """The card's restart by hand, shortened: NaN in epoch 5, four done, two given up."""
-    desk.launched(
-        "l14", "train.precision=amp_fp16", "train.epochs=6", "recovery.rollback_epochs=2",
-        "precisions.amp_fp16.batch_size=8", "precisions.fp32.batch_size=10", "train.save.keep_last=5",
-        "train.faults=[{kind: overflow, at_epoch: 5, at_step: 3}]",
-    )  # fmt: skip
-    run = desk.ended("l14")
-    assert (run["state"], run["last_incident"]["kind"], run["last_incident"]["epoch"]) == ("stopped", "diverged", 5)
-    assert run["next"] == "clipctl resume l14 --epoch 3 --precision amp_bf16"
-    plan = desk.resumed("l14", "--epoch", "3", "--precision", "fp32")
-    assert "attempts/1/checkpoints/epoch_2.pt (2 epochs done)" in plan
-    assert "steps an epoch    20 -> 16" in plan
-    run = desk.ended("l14")
-    assert (run["state"], run["precision"], run["batch_size"]) == ("completed", "fp32", 10)
-    (started,) = desk.events("l14", 2, "started")
-    assert (started["step"], started["samples_seen"]) == (2 * 16, 2 * 320)
 
 
 def test_the_logs_of_every_rank_can_be_read(desk: SlurmDesk) -> None:

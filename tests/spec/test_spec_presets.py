@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from clipctl.domain import Limits
+from clipctl.domain import AttemptRecord, History, Limits, Rung, RunState
 from clipctl.errors import InvalidSpec, NotFound
-from clipctl.spec import cluster_names, load_cluster, preset_names, resolve
-from trainer.contract import Precision, Schedule
+from clipctl.policy.remedies import changes
+from clipctl.spec import cluster_names, load_cluster, patched, preset_names, resolve
+from trainer.contract import Precision, Schedule, dumps
 from trainer.schedule import Geometry, learning_rate
 
 
-def test_there_are_two_presets_and_two_profiles() -> None:
-    assert preset_names() == ("demo", "l14-laion2b")
+def test_there_are_four_presets_and_two_profiles() -> None:
+    assert preset_names() == ("demo", "g14-laion2b", "h14-laion2b", "l14-laion2b")
     assert cluster_names() == ("juwels-booster", "local")
 
 
@@ -49,6 +52,43 @@ def test_the_restart_of_l14_has_the_card_s_arithmetic() -> None:
     assert steps == [2508, 2328]
     rates = [learning_rate(before.train.optim, 68 * one, 160 * one) for one in steps]
     assert rates == pytest.approx([6.390e-4, 6.408e-4], abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "gpus", "samples", "batches", "globals_"),
+    [
+        ("h14-laion2b", "ViT-H-14", 824, 32e9, {"amp_fp16": 96, "amp_bf16": 96}, [79_104, 79_104]),
+        ("g14-laion2b", "ViT-g-14", 800, 12e9, {"amp_fp16": 40, "amp_bf16": 80}, [32_000, 64_000]),
+    ],
+)
+def test_h14_and_g14_are_the_runs_of_the_note(
+    name: str, model: str, gpus: int, samples: float, batches: dict[str, int], globals_: list[int]
+) -> None:
+    first = resolve(name)
+    second = resolve(name, sets=["train.precision=amp_bf16"])
+    assert (first.train.model, first.ranks) == (model, gpus)
+    assert first.train.epochs * first.train.data.train_num_samples == samples
+    assert first.precisions == {Precision(key): {"batch_size": size} for key, size in batches.items()}
+    assert [Geometry.of(spec.train, spec.ranks).global_batch for spec in (first, second)] == globals_
+    assert first.recovery.precision_ladder == (Precision.AMP_FP16, Precision.AMP_BF16)
+    assert first.recovery.rollback_epochs == 6
+
+
+@pytest.mark.parametrize("name", ["demo", "l14-laion2b", "h14-laion2b", "g14-laion2b"])
+@pytest.mark.parametrize("precision", Precision)
+def test_every_change_that_policy_may_make_is_valid(name: str, precision: Precision) -> None:
+    spec = resolve(name, sets=[f"train.precision={precision}", f"root=/scratch/{name}"])
+    ladder = tuple(dict.fromkeys([precision, *Precision]))
+    recovery = dataclasses.replace(spec.recovery, precision_ladder=ladder)
+    train = json.loads(dumps(spec.train))
+    attempt = AttemptRecord(
+        number=1, parent_digest=None, parent_path=None, settings_digest="", train=train, patch={}, ranks=spec.ranks,
+        created_at=0.0,
+    )  # fmt: skip
+    past = History(run=name, state=RunState.STOPPED, attempts=(attempt,), checkpoints=())
+    patches = [patch for patch, _ in changes(past, recovery)]
+    assert len(patches) == len(Precision) - 1 + len(Rung)
+    assert all(patched(spec, patch) != spec for patch in patches)
 
 
 def test_the_demo_is_small_and_its_batch_changes_with_the_precision() -> None:

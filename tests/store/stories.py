@@ -47,6 +47,7 @@ def spec(name: str) -> str:
 def new_run(home: Path, name: str, *, lost_after: float = 60.0) -> NewRun:
     folder = RunFolder.of(home, name)
     folder.path.mkdir(parents=True, exist_ok=True)
+    folder.run.write_text(spec(name))
     return NewRun(
         name=name,
         run_id=f"{name}-id",

@@ -321,7 +321,7 @@ def test_checkpoints_are_what_lies_there_with_what_is_known_of_it(store: Store, 
     for epochs_done in (1, 2, 3):
         stories.save(folder, epochs_done)
     stories.ingest(store, home)
-    store.checked("digits", "attempts/1/checkpoints/epoch_2.pt", CheckpointState.VERIFIED)
+    store.checked("digits", "attempts/1/checkpoints/epoch_2.pt", CheckpointState.VERIFIED, time=450.0)
     (folder.checkpoints / "epoch_1.pt.json").unlink()
     (folder.checkpoints / "epoch_3.pt").write_bytes(b"")
     stories.save(folder, 4)

@@ -13,6 +13,7 @@ import pytest
 from clipctl.domain import JobState
 from clipctl.layout import RunFolder
 from clipctl.ops import read
+from clipctl.ops.database import check
 from clipctl.store import ledger, open_store
 from tests.store import stories
 
@@ -63,8 +64,10 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_said(home: Path, soak: Ca
         assert len(store.jobs_live()) <= 1
     in_database = [(entry.kind, entry.facts["nonce"], entry.id) for entry in decided]
     assert {(kind, nonce) for kind, nonce in said} <= {(kind, nonce) for kind, nonce, _ in in_database}
-    on_disk = [entry["id"] for entry in ledger.entries(RunFolder.of(home, "digits"))]
-    assert {identity for *_, identity in in_database} <= set(on_disk)
+    standing = [entry["id"] for entry in ledger.standing(RunFolder.of(home, "digits"))]
+    assert {identity for *_, identity in in_database} <= set(standing)
+    assert len(standing) <= len(in_database) + 1, "the last kill's; those of earlier ones were taken back"
+    assert check(home).problems == ()
 
 
 def test_a_line_without_its_row_is_all_that_a_kill_leaves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ def test_checkpoints_follow_the_folder(store: Store, home: Path) -> None:
     stories.ingest(store, home)
     paths = [record.path for record in store.history("digits").checkpoints]
     assert paths == [f"attempts/1/checkpoints/epoch_{n}.pt" for n in (1, 2, 3)]
-    store.checked("digits", paths[1], CheckpointState.VERIFIED)
+    store.checked("digits", paths[1], CheckpointState.VERIFIED, time=450.0)
     (folder.checkpoints / "epoch_1.pt.json").unlink()  # pruned
     (folder.checkpoints / "epoch_3.pt").write_bytes(b"w" * 99)  # cut short
     stories.ingest(store, home)
@@ -243,7 +243,7 @@ def test_what_was_found_damaged_is_not_good_again_because_its_size_fits(store: S
     stories.launched(store, home)
     stories.save(stories.attempt_folder(home), 1)
     stories.ingest(store, home)
-    store.checked("digits", "attempts/1/checkpoints/epoch_1.pt", CheckpointState.DAMAGED)
+    store.checked("digits", "attempts/1/checkpoints/epoch_1.pt", CheckpointState.DAMAGED, time=450.0)
     stories.ingest(store, home)
     assert store.history("digits").checkpoints[0].state is CheckpointState.DAMAGED
 

@@ -143,3 +143,11 @@ def test_one_engines_checkpoint_is_no_parent_for_the_other(digits: Path, tmp_pat
     third = prepare(tmp_path / "torch", 2, rehearsal_spec(), parent=heavy.parent("checkpoints/epoch_1.pt"))
     assert run_here(third) == ExitCode.REFUSED
     assert "is no checkpoint of the rehearsal engine" in third.events()[-1].facts["error"]
+
+
+def test_a_start_says_on_which_node_each_rank_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the scheduler's name, which need not be the host's: it is what a later job is kept away from."""
+    monkeypatch.setenv("SLURMD_NODENAME", "jwb0007")
+    started = prepare(tmp_path / "run", 1, rehearsal_spec(epochs=1))
+    assert run_here(started) == ExitCode.COMPLETED
+    assert started.events()[0].facts["nodes"] == ["jwb0007"]

@@ -30,7 +30,7 @@ def after_divergence(history: History, recovery: RecoverySpec, *, now: float) ->
     from clipctl.policy import decide  # most looks at a store need no advice
 
     decision = decide(history, incident, recovery, now=now)
-    if isinstance(decision, Resubmit):
+    if isinstance(decision, Resubmit) and decision.remedy.patch.keys() <= {"train.precision"}:
         return f"clipctl resume {history.run}{_flags(decision.remedy)}"
     return f"clipctl show {history.run}" if isinstance(decision, Hold) else plain(history.run, history.state)
 

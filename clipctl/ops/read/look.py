@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from clipctl import journal
 from clipctl.backends.slurm_codec import shown
-from clipctl.diagnose import diagnose, gone
+from clipctl.diagnose import diagnose, early_signs, gone
 from clipctl.domain import (
     CheckpointRecord,
     Evidence,
@@ -18,14 +20,17 @@ from clipctl.domain import (
     Limits,
     QueueSnapshot,
     RunState,
+    Series,
     Unobservable,
     answer_about,
 )
 from clipctl.journal import Files, Landmarks
 from clipctl.layout import RunFolder
+from clipctl.pulse import felt
 from clipctl.run_state import RunFacts, run_state
+from clipctl.series import OF_SERIES, TAIL
 from clipctl.store.records import Answer, JobRecord, RunRecord
-from trainer.contract import Exit, ExitCode, Heartbeat
+from trainer.contract import Event, Exit, ExitCode, Heartbeat
 
 Queue = QueueSnapshot | Unobservable | None  # None: not asked
 
@@ -51,13 +56,26 @@ class _Written:
 
     landmarks: Landmarks
     heartbeat: Heartbeat | None = None
+    fresh: tuple[Event, ...] = ()  # of steps that the store has not heard of, the newest of them
     exit: Exit | None = None
     claimed: bool = False
     checkpoints: tuple[CheckpointRecord, ...] = ()
 
 
-def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: float, patience: float) -> Look:
-    """Never longer than `patience` seconds: a file system that hangs is said to, and the store's word is shown."""
+def look(
+    run: RunRecord,
+    job: JobRecord,
+    *,
+    queue: Queue,
+    files: Files,
+    now: float,
+    patience: float,
+    past: Callable[[Sequence[Event]], Series],
+) -> Look:
+    """Never longer than `patience` seconds: a file system that hangs is said to, and the store's word is shown.
+
+    `past`: the store's losses and, after them, those of events that it has not heard of.
+    """
     notes: tuple[str, ...] = ()
     written = _Written(landmarks=job.landmarks)
     try:
@@ -71,7 +89,9 @@ def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: flo
         notes += (queue.reason,)
     report = queue.jobs.get(job.identity.nonce) if isinstance(queue, QueueSnapshot) else None
     missing_since = _missing_since(job, report, queue)
-    evidence = _evidence(job, written, report, queue, missing_since, now)
+    evidence = _evidence(job, written, report, queue, missing_since, run.limits, now)
+    if written.fresh or job.troubled:
+        evidence = replace(evidence, series=past(written.fresh))
     incident = diagnose(evidence, run.limits, now=now)
     return Look(
         state=_state(run, job, evidence, incident),
@@ -82,7 +102,7 @@ def look(run: RunRecord, job: JobRecord, *, queue: Queue, files: Files, now: flo
         heartbeat=written.heartbeat,
         incident=incident,
         checkpoints=written.checkpoints,
-        notes=notes,
+        notes=notes + early_signs(evidence, run.limits),
     )
 
 
@@ -113,11 +133,20 @@ def _read(job: JobRecord, files: Files) -> _Written:
     exit_record = journal.exit_record(files, folder.job(job.identity.nonce))
     claim = journal.claim(files, attempt)
     landmarks, heartbeat = job.landmarks, None
+    fresh: deque[Event] = deque(maxlen=TAIL)
     for facts, _ in journal.read_all(files, attempt, job.cursor):
         landmarks, heartbeat = journal.landmarks(facts.events, landmarks), facts.heartbeat
+        fresh.extend(event for event in facts.events if event.kind in OF_SERIES)
     claimed = claim is not None and claim.nonce == job.identity.nonce
     listed = journal.checkpoints(files, attempt) if landmarks.diverged else ()
-    return _Written(landmarks=landmarks, heartbeat=heartbeat, exit=exit_record, claimed=claimed, checkpoints=listed)
+    return _Written(
+        landmarks=landmarks,
+        heartbeat=heartbeat,
+        fresh=tuple(fresh),
+        exit=exit_record,
+        claimed=claimed,
+        checkpoints=listed,
+    )
 
 
 def _missing_since(job: JobRecord, report: JobReport | None, queue: Queue) -> float | None:
@@ -129,8 +158,16 @@ def _missing_since(job: JobRecord, report: JobReport | None, queue: Queue) -> fl
 
 
 def _evidence(
-    job: JobRecord, written: _Written, report: JobReport | None, queue: Queue, missing_since: float | None, now: float
+    job: JobRecord,
+    written: _Written,
+    report: JobReport | None,
+    queue: Queue,
+    missing_since: float | None,
+    limits: Limits,
+    now: float,
 ) -> Evidence:
+    running = report is not None and report.state is JobState.RUNNING
+    pulse = felt(job.pulse, written.heartbeat, now=now, running=running, longest=limits.patience.look)
     return Evidence(
         attempt=job.identity.attempt,
         time=now,
@@ -143,6 +180,8 @@ def _evidence(
         diverged=written.landmarks.diverged,
         progress=written.landmarks.progress,
         heartbeat=written.heartbeat,
+        started=written.landmarks.started,
+        pulse=pulse,
         claimed=written.claimed,
         missing_since=missing_since,
         cancel_requested=job.cancel_requested,
@@ -171,7 +210,7 @@ def _state(run: RunRecord, job: JobRecord, evidence: Evidence, incident: Inciden
     alive = evidence.progress is not None or evidence.heartbeat is not None or evidence.claimed
     facts = RunFacts(
         job=evidence.job.state if evidence.job else job.state,
-        ended=not job.live or evidence.exit is not None or incident is not None,
+        ended=not job.live or evidence.exit is not None or (incident is not None and not incident.alive),
         submitted=evidence.submitted,
         missing=evidence.missing_since is not None,
         alive=alive,

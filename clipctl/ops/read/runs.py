@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from clipctl.domain import (
@@ -23,7 +24,7 @@ from clipctl.ops.read import advice
 from clipctl.ops.read.look import Look, Queue, look, stored
 from clipctl.ops.read.shapes import CheckpointView, JobView, Progress, RunView
 from clipctl.reasons import waiting
-from clipctl.store import views
+from clipctl.store import progress as progress_of, views
 from clipctl.store.records import JobRecord, RunRecord
 from trainer.contract import Event
 
@@ -44,7 +45,11 @@ def run_seen(
     attempt = views.attempt(connection, run.name, run.attempts)
     if job is None or attempt is None:
         raise Damaged(f"run '{run.name}' has no attempt in the store", hint=f"ls {run.folder}")
-    found = look(run, job, queue=queue, files=files, now=now, patience=patience) if job.live else stored(run, job)
+    if job.live:
+        past = partial(progress_of.series, connection, run.name, run.attempts)
+        found = look(run, job, queue=queue, files=files, now=now, patience=patience, past=past)
+    else:
+        found = stored(run, job)
     incident = found.incident or views.last_incident(connection, run.name)
     checkpoint = _last_checkpoint(connection, run, attempt, found)
     view = RunView(

@@ -1,23 +1,14 @@
-"""The words of clipctl (README, "Words") as enums and frozen dataclasses. No behaviour but what a word itself says."""
+"""What is seen and told: jobs, answers of schedulers, evidence, and incidents made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from trainer.contract import (
-    CheckpointManifest,
-    CountOrZero,
-    Event,
-    Exit,
-    Heartbeat,
-    NotNegative,
-    Parent,
-    Positive,
-    Precision,
-)
+from clipctl.pulse import Pulse
+from clipctl.series import Series
+from trainer.contract import Event, Exit, Heartbeat
 
 
 class JobState(StrEnum):
@@ -105,11 +96,13 @@ class IncidentKind(StrEnum):
 
 
 class Form(StrEnum):
-    """The faces of a divergence."""
+    """The faces of a divergence, and of a want of memory."""
 
     NAN = "nan"  # loss or gradient norm not finite
     SPIKE = "spike"  # a rise that does not come back
     PLATEAU = "plateau"  # stuck near what guessing gives
+    HOST_MEMORY = "host_memory"
+    GPU_MEMORY = "gpu_memory"
 
 
 CANCELS = frozenset({IncidentKind.CANCELLED_BY_USER, IncidentKind.CANCELLED_BY_ADMIN})
@@ -120,12 +113,16 @@ class Incident:
     kind: IncidentKind
     attempt: int
     detail: str  # nan, or the error in one line
-    form: Form | None = None  # of a divergence
+    form: Form | None = None  # of a divergence, or of a want of memory
     epoch: int | None = None  # in progress at the onset, from 1
     step_in_epoch: int | None = None
     step: int | None = None
     samples_seen: int | None = None
     ranks: tuple[int, ...] = ()  # which saw it first
+    nodes: tuple[str, ...] = ()  # that are to blame, by the scheduler's names; empty: none, or not known
+    rise: bool | None = None  # before a divergence, whose place is then where that began; None: not known
+    alive: bool = False  # its job went on when this was found: to be judged anew at each look
+    passes: bool = True  # False: the same start would end the same way until a person changes something
     lines: tuple[str, ...] = ()  # evidence that a person can check
 
 
@@ -272,121 +269,12 @@ class Evidence:
     diverged: Event | None = None  # the first one
     progress: Event | None = None  # newest
     heartbeat: Heartbeat | None = None
+    started: Event | None = None  # newest
+    pulse: Pulse | None = None  # for how long it has not moved
+    series: Series | None = None  # up to now; None: nothing new in it since it was judged
     claimed: bool = False
     missing_since: float | None = None  # first successful answer that omitted the job, without a later sighting
     cancel_requested: bool = False  # by a person
     stop_requested: bool = False  # by a Stop decision: how the job ends says nothing new
     uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Patience, in seconds: fields of the cluster profile."""
-
-    lost_after: NotNegative = 180.0  # successful answers that omit a job must span this before it counts as gone
-    unanswered_for: NotNegative = 180.0  # the same for a job whose submission was never answered: it may yet arrive
-    claim_wait: NotNegative = 600.0  # a job waits this long for an earlier attempt's processes to end
-    stop_grace: NotNegative = 600.0  # a job that was stopped has this long to save; then it is killed
-    rank_grace: NotNegative = 30.0  # ranks that are left when one failed; SIGTERM then, and SIGKILL after as long again
-    poll_every: NotNegative = 15.0  # while somebody watches; schedulers are not to be asked in a loop
-    query_timeout: Positive = 30.0  # a question to the scheduler
-    submit_timeout: Positive = 180.0  # sbatch itself tries again for two minutes
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecoverySpec:
-    """What policy may do."""
-
-    precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
-    rollback_epochs: CountOrZero = 1  # a divergence restarts this far before its last epoch finished, or further
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointRecord:
-    """A checkpoint of a run, as the store knows it."""
-
-    path: str  # as in `Parent.path`
-    manifest: CheckpointManifest
-    state: CheckpointState
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptRecord:
-    number: int
-    parent_digest: str | None
-    parent_path: str | None
-    settings_digest: str  # of the numerics settings: what must differ for another try to make sense
-    train: Mapping[str, Any]  # TrainSpec as JSON
-    patch: Mapping[str, Any]  # what differs from the run's spec as launched
-    ranks: int
-    created_at: float
-    incident: Incident | None = None
-    live: bool = False  # a job of it may be alive
-    samples_seen: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class History:
-    """Everything policy may look at."""
-
-    run: str
-    state: RunState
-    attempts: tuple[AttemptRecord, ...]
-    checkpoints: tuple[CheckpointRecord, ...]
-    hold_reason: str | None = None
-    profiles: Mapping[Precision, Mapping[str, Any]] = field(default_factory=dict)  # settings that go with a precision
-
-
-# --- what is decided --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remedy:
-    """How to go on: a checkpoint and what to change."""
-
-    parent: CheckpointRecord | Parent | None  # None: from the start; Parent: a file that is not one of ours
-    patch: Mapping[str, Any] = field(default_factory=dict)  # dotted paths to values
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objection:
-    """Why a remedy should not be. `name` is what --force takes; one that nothing overrules has `final`."""
-
-    name: str
-    text: str
-    hint: str = ""
-    final: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wait:
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop:
-    """A job that still runs is ended; what follows is decided when it is gone."""
-
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resubmit:
-    remedy: Remedy
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hold:
-    """A person is needed."""
-
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Complete:
-    basis: str
-
-
-Decision = Wait | Stop | Resubmit | Hold | Complete

@@ -1,0 +1,89 @@
+"""What troubles a job that has not ended: it hangs, waits for what never comes, or is far too slow."""
+
+from __future__ import annotations
+
+from clipctl.diagnose.finding import finding, number, whole_number
+from clipctl.diagnose.losses import FEW, middle, settled
+from clipctl.domain import Evidence, Incident, IncidentKind, JobState, Limits, Patience
+from clipctl.reasons import waiting
+from clipctl.series import Point
+from trainer.contract import Heartbeat, Phase
+
+OWN = 8  # points that make a pace of its own
+
+
+def hung(evidence: Evidence, limits: Limits) -> Incident | None:
+    """Only of a job that the scheduler says is running, and by the reader's own time."""
+    job, beat, pulse = evidence.job, evidence.heartbeat, evidence.pulse
+    if job is None or job.state is not JobState.RUNNING or pulse is None:
+        return None
+    if beat is None or pulse.counter is None:
+        patience = limits.patience.starting + limits.claim_wait
+        if beat is not None or pulse.counter is not None or pulse.silent_for < patience:
+            return None
+        return _hung(evidence, f"no sign of life for {pulse.silent_for:.0f} s of running", f"patience {patience:.0f} s")
+    patience = limits.patience.of(beat.phase, seconds_per_step(evidence))
+    if pulse.silent_for >= patience:
+        return _hung(evidence, f"nothing moved for {pulse.silent_for:.0f} s while {beat.phase}", _beat(beat, patience))
+    patience = _without_samples(beat, patience, limits.patience)
+    if pulse.idle_for >= patience:
+        detail = f"its heart beats, but no sample was seen for {pulse.idle_for:.0f} s"
+        return _hung(evidence, detail, _beat(beat, patience))
+    return None
+
+
+def _without_samples(beat: Heartbeat, of_phase: float, patience: Patience) -> float:
+    """Between two steps there may be a save and an evaluation."""
+    if beat.phase in (Phase.TRAINING, Phase.STARTING):
+        return of_phase
+    return patience.training + patience.checkpointing + patience.evaluating
+
+
+def _hung(evidence: Evidence, detail: str, line: str) -> Incident:
+    job = f"scheduler: job {evidence.job.scheduler_id} {evidence.job.state}" if evidence.job else ""
+    return finding(evidence, IncidentKind.HUNG, detail, alive=True, lines=(job, line))
+
+
+def _beat(beat: Heartbeat, patience: float) -> str:
+    place = f"epoch {beat.epoch}, step {beat.step}, {beat.samples_seen} samples"
+    return f"heartbeat {beat.counter}: {beat.phase}, {place}; patience {patience:.0f} s"
+
+
+def seconds_per_step(evidence: Evidence) -> float | None:
+    """The run's own, by its newest progress."""
+    if evidence.progress is None or evidence.started is None:
+        return None
+    pace = number(evidence.progress.facts.get("samples_per_second"))
+    batch, ranks = (whole_number(evidence.started.facts.get(name)) for name in ("batch_size", "ranks"))
+    return batch * ranks / pace if pace and pace > 0 and batch and ranks else None
+
+
+def never_runnable(evidence: Evidence) -> Incident | None:
+    reason = waiting(evidence.job) if evidence.job else None
+    if evidence.job is None or reason is None or not reason.never:
+        return None
+    line = f"scheduler: job {evidence.job.scheduler_id} {evidence.job.state}, reason {evidence.job.reason}"
+    return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, lines=(line,))
+
+
+def slow(evidence: Evidence, limits: Limits) -> Incident | None:
+    """Against its own pace with the same precision and batch; no event tells one rank's pace from another's."""
+    points = [point for point in _paced(evidence) if settled(point, limits.loss)]
+    if evidence.job is None or evidence.job.state is not JobState.RUNNING or len(points) < OWN + FEW:
+        return None
+    paces = [point.pace or 0.0 for point in points]
+    own, newest = middle(paces[:-FEW]), paces[-FEW:]
+    if max(newest) >= limits.loss.pace * own:
+        return None
+    detail = f"{middle(newest):.4g} samples/s, where {own:.4g} are its own pace"
+    lines = [f"event {point.seq}: epoch {point.epoch}, step {point.step}: {_pace(point)}" for point in points[-FEW:]]
+    return finding(evidence, IncidentKind.SLOW, detail, at=points[-FEW], alive=True, lines=tuple(lines))
+
+
+def _paced(evidence: Evidence) -> tuple[Point, ...]:
+    return tuple(point for point in evidence.series.points if point.pace is not None) if evidence.series else ()
+
+
+def _pace(point: Point) -> str:
+    waits = "" if point.waiting is None else f", {point.waiting:.0%} of the time waiting for data"
+    return f"{point.pace:.4g} samples/s{waits}"

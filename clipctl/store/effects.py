@@ -1,0 +1,129 @@
+"""What a line of decisions.jsonl makes of the database: one function a kind, for whoever writes the line and for
+whoever makes the database again from all of them.
+
+A line is a mapping of plain JSON types. Nothing here commits; what only the journals know is not touched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlmodel import Session
+
+from clipctl.domain import JobState
+from clipctl.store import rows
+from clipctl.store.ledger import EntryKind
+from clipctl.store.records import Answer
+from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, IncidentRow, JobRow, RunRow
+
+Line = Mapping[str, Any]
+
+COLUMNS = ("id", "run", "attempt", "time", "actor", "kind", "basis")  # of every line; the rest are facts of its kind
+
+
+def take_in(session: Session, run: RunRow, line: Line) -> None:
+    """The line as a row, and what it changes. A kind that a newer version wrote is kept as a row."""
+    effect = _EFFECTS.get(line["kind"])
+    if effect is not None:
+        effect(session, run, line)
+    facts = {name: value for name, value in line.items() if name not in (*COLUMNS, "schema")}
+    session.add(DecisionRow(**{name: line[name] for name in COLUMNS}, facts=rows.to_json(facts)))
+    rows.restate(session, run)
+
+
+def _intent(session: Session, run: RunRow, line: Line) -> None:
+    """Whoever starts a cancelled run again has changed their mind; and a run may be given more epochs."""
+    run.cancelled_at = None
+    run.epochs = line["epochs"]
+    attempt = AttemptRow(
+        run=run.name,
+        number=line["attempt"],
+        parent=None if line["parent"] is None else json.dumps(line["parent"]),
+        settings_digest=line["settings_digest"],
+        train=json.dumps(line["train"]),
+        patch=json.dumps(line["patch"]),
+        ranks=line["ranks"],
+        created_at=line["time"],
+    )
+    job = JobRow(
+        nonce=line["nonce"],
+        run=run.name,
+        attempt=attempt.number,
+        submitted_at=line["time"],
+        state=JobState.UNKNOWN,
+    )
+    rows.add_attempt(session, attempt, job)
+
+
+def _answer(session: Session, run: RunRow, line: Line) -> None:
+    job, _ = rows.existing_job(session, line["nonce"])
+    job.answer = line["answer"]
+    if job.answer == Answer.ACCEPTED:
+        job.scheduler_id = line["basis"]
+    else:
+        job.raw = line["basis"]
+    if job.answer == Answer.REJECTED:
+        job.ended_at = line["time"]
+
+
+def _seen(session: Session, run: RunRow, line: Line) -> None:
+    job, _ = rows.existing_job(session, line["nonce"])
+    if line["state"] is None:
+        job.missing_since = line["time"]
+        return
+    job.missing_since, job.answer = None, Answer.ACCEPTED
+    job.state, job.raw, job.scheduler_id = line["state"], line["raw"], line["scheduler_id"]
+
+
+def _end(session: Session, run: RunRow, line: Line) -> None:
+    job, _ = rows.existing_job(session, line["nonce"])
+    job.ended_at, job.state, job.exit_code = line["time"], line["state"], line["exit_code"]
+
+
+def _incident(session: Session, run: RunRow, line: Line) -> None:
+    said = line["incident"]
+    session.add(
+        IncidentRow(run=run.name, attempt=line["attempt"], kind=said["kind"], time=line["time"], facts=json.dumps(said))
+    )
+
+
+def _checked(session: Session, run: RunRow, line: Line) -> None:
+    row = session.get(CheckpointRow, (run.name, line["path"]))
+    if row is not None:  # when all is made again, files are listed after this: see rows.list_checkpoints
+        row.state = line["state"]
+
+
+def _hold(session: Session, run: RunRow, line: Line) -> None:
+    run.hold_reason = line["basis"]
+
+
+def _release(session: Session, run: RunRow, line: Line) -> None:
+    run.hold_reason = None
+
+
+def _cancel(session: Session, run: RunRow, line: Line) -> None:
+    run.cancelled_at = line["time"]
+    live = rows.live_job(session, run.name)
+    if live is not None:
+        live.cancel_requested_at = line["time"]
+
+
+def _stop(session: Session, run: RunRow, line: Line) -> None:
+    job, _ = rows.existing_job(session, line["nonce"])
+    job.stop_requested_at = line["time"]
+
+
+_EFFECTS: Mapping[str, Callable[[Session, RunRow, Line], None]] = {
+    EntryKind.INTENT: _intent,
+    EntryKind.ANSWER: _answer,
+    EntryKind.SEEN: _seen,
+    EntryKind.END: _end,
+    EntryKind.INCIDENT: _incident,
+    EntryKind.CHECKED: _checked,
+    EntryKind.HOLD: _hold,
+    EntryKind.RELEASE: _release,
+    EntryKind.CANCEL: _cancel,
+    EntryKind.STOP: _stop,
+}
