@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.slurm.desk import PATIENCE, Said, SlurmDesk
 from tests.story.counted import Calls, Counted
@@ -27,10 +28,12 @@ class Watch:
     said: list[str] = field(default_factory=list)  # what the ticks printed, each new line once
     pace: float = 1.0  # seconds between two ticks
     calls: Calls = field(default_factory=lambda: Calls(()))  # of the newest tick
+    front: Path | None = None  # a folder of programs that come before Slurm's own
 
     def tick(self) -> Said:
         """One `clipctl watchdog run`, and what must be true after it."""
-        said = self.desk.clipctl("watchdog", "run", PATH=self.counted.path)
+        path = self.counted.path if self.front is None else f"{self.front}:{self.counted.path}"
+        said = self.desk.clipctl("watchdog", "run", PATH=path)
         assert "Traceback" not in said.err, said.err
         self.said += [line for line in said.out.splitlines() if line not in self.said[-1:]]
         self.calls = self.counted.take()
