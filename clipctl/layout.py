@@ -54,6 +54,10 @@ class AttemptFolder:
         return self.path / contract.HEARTBEAT_FILE
 
     @property
+    def save_now(self) -> Path:
+        return self.path / contract.SAVE_FILE
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / contract.CHECKPOINTS_FOLDER
 

@@ -15,10 +15,10 @@ OF_SERIES = frozenset({EventKind.PROGRESS, EventKind.STARTED})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """One progress event: the steps since the one before. Or, further back, a checkpoint with the loss of one step."""
+    """One progress event: the steps since the one before."""
 
     attempt: int
-    seq: int  # of the event; 0: a checkpoint
+    seq: int  # of the event
     epoch: int  # in progress, from 1
     step: int
     step_in_epoch: int
@@ -31,6 +31,7 @@ class Point:
     scale: float | None = None  # of the loss; None: not float16
     pace: float | None = None  # samples a second; None: not comparable with the newest one's
     waiting: float | None = None  # part of the time for which it waited for data
+    sparse: bool = False  # between it and the next one there are others, which were not read
 
 
 @dataclass(frozen=True, kw_only=True)

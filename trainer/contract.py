@@ -52,6 +52,7 @@ ATTEMPT_FILE = "attempt.json"
 CLAIM_FILE = "claim"
 EVENTS_FILE = "events.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
+SAVE_FILE = "save-now.json"  # by clipctl, replaced for each request
 CHECKPOINTS_FOLDER = "checkpoints"  # epoch_N.pt; open_clip's --resume latest globs checkpoints**/*.pt,
 STEPS_FOLDER = "steps"  # so step_N.pt must lie elsewhere
 MANIFEST_SUFFIX = ".json"  # epoch_68.pt -> epoch_68.pt.json
@@ -90,7 +91,7 @@ class EventKind(StrEnum):
     NOTICE = "notice"  # something a person should know; nothing acts on it
     PROGRESS = "progress"  # every log_every_n_steps
     DATA = "data"  # samples skipped, by shard
-    CHECKPOINT = "checkpoint"  # a manifest was published
+    CHECKPOINT = "checkpoint"  # a manifest was published, and is repeated here; `request`: the save-now it answers
     EVALUATED = "evaluated"
     FAULT = "fault"  # a rehearsed fault was let loose
     # final events: an attempt has at most one
@@ -158,6 +159,21 @@ class Exit:
     code: int
     time: float
     scheduler: str = ""  # `scontrol show job -o`, where there is one
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveNow:
+    """`attempts/<n>/save-now.json`: a person wants a checkpoint, and training to go on.
+
+    Rank 0 looks for it every few seconds and saves at the next step's border, as it does for `save.minutes`: the other
+    ranks hold the same weights and wait for it in the step after that. The `checkpoint` event names the request. One
+    that cannot be met there (the loss is not finite) stays open; of several that came at once the newest is named.
+    """
+
+    number: int  # from 1 in each attempt
+    actor: str
+    time: float
     schema: int = SCHEMA
 
 

@@ -40,6 +40,8 @@ def status(
         return say_json(view)
     if view.scheduler:
         note(f"the scheduler could not be asked: {clean(view.scheduler)}")
+    if view.unwatched is not None:
+        note(f"NOBODY WATCHES: the watchdog has not looked for {duration(view.unwatched)}: clipctl watchdog status")
     say(*(overview(view) if run is None else _one(view.runs[0], now)))
 
 

@@ -35,8 +35,8 @@ class Rung(StrEnum):
 class RecoverySpec:
     """What policy may do, and how often. Times in seconds.
 
-    The rungs' order and values are those of OPT-175B's logbook and of PaLM's report (skipping batches is none of them:
-    the trainer has no such thing, and another seed brings other batches as well).
+    The rungs are what PaLM's report (other data) and OPT-175B's logbook (LR, clipping, beta2) tell of. Skipping batches
+    is none of them: the trainer cannot, and another seed brings other batches as well.
     """
 
     precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -41,6 +40,7 @@ from clipctl.policy import settings_digest
 from clipctl.render import render
 from clipctl.spec import Cluster, Patch, RunSpec, diff, patched, spec_from_json, spec_to_json
 from clipctl.store import Intent, NewRun, RunRecord
+from clipctl.store.ledger import standing
 from trainer import contract
 from trainer.contract import Parent
 from trainer.verify import damage
@@ -48,6 +48,8 @@ from trainer.verify import damage
 if TYPE_CHECKING:
     from clipctl.domain import AttemptRecord
     from clipctl.store.writer import Store
+
+IDENTITY = ("--job-name=", "--comment=")  # options by whose values a job is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def execute(
         case Resubmit(remedy=remedy, basis=basis):
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
             identity = store.intend(run, _intent(start, actor, basis, now))
-            return _submit(start, identity, store, backend, clock)
+            return _submit(start, identity, actor, store, backend, clock)
         case Stop(basis=basis):
             _stop(run, actor, basis, store, cluster, backend, now)
         case Hold(basis=basis):
@@ -174,14 +176,14 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         limits=start.cluster.limits,
     )
     identity = store.create(new, _intent(start, actor, "launched", now))
-    return _submit(start, identity, store, backend, clock)
+    return _submit(start, identity, actor, store, backend, clock)
 
 
 def _new_folder(folder: RunFolder, spec: str) -> None:
     """run.json is created, never replaced: of two launches of one name the slower must not change the faster's."""
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _created(folder.run, spec) and (folder.decisions.exists() or folder.run.read_text("utf-8") != spec):
+        if not _created(folder.run, spec) and (standing(folder) or folder.run.read_text("utf-8") != spec):
             raise Refused(f"{folder.path} is in use already", hint=_instead_of(folder))
         contract.sync_folder(folder.path.parent)
     except OSError as error:
@@ -193,8 +195,7 @@ def _instead_of(folder: RunFolder) -> str:
     """A launch that was killed before its commit leaves a folder that no store knows, and from which nothing ran."""
     if (folder.path / "jobs").exists():
         return "choose another --name, or another root"
-    there = shlex.quote(str(folder.path))
-    return f"choose another --name; nothing was ever submitted from there, so this helps too: mv {there} {there}.old"
+    return "choose another --name; or, if a launch of yours was killed there: clipctl db rebuild"
 
 
 def _created(path: Path, text: str) -> bool:
@@ -225,19 +226,32 @@ def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
     )
 
 
-def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend, clock: Clock) -> Submitted:
+def _submit(start: Start, identity: JobIdentity, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:
     try:
         script = _write_files(start, identity)
     except OSError as error:
         reason = f"{error.filename or start.folder.path}: {error.strerror}"
-        _rejected(identity, Rejected(reason=reason), store, clock)  # known for certain: nothing was submitted
-        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
-    answer = backend.submit(script, identity)
-    if isinstance(answer, Rejected):
+        answer = Rejected(reason=reason, transient=True)  # known for certain: nothing was submitted
         _rejected(identity, answer, store, clock)
-        raise Refused(f"the scheduler refused: {answer.reason}", f"clipctl resume {identity.run}")
-    store.answered(identity.nonce, answer, time=clock.now())
-    return Submitted(identity=identity, answer=answer)
+        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
+    said = backend.submit(script, identity)
+    if isinstance(said, Rejected):
+        _rejected(identity, said, store, clock)
+        refusal = Unavailable if said.transient else Refused
+        raise refusal(f"the scheduler refused: {said.reason}", f"clipctl resume {identity.run}")
+    store.answered(identity.nonce, said, time=clock.now())
+    if isinstance(said, Accepted) and (basis := _unrecognizable(said)):
+        store.hold(identity.run, actor=actor, basis=basis, time=clock.now())
+    return Submitted(identity=identity, answer=said)
+
+
+def _unrecognizable(job: Accepted) -> str:
+    """A job whose name or comment the site has changed is never found again: another would be submitted after it."""
+    changed = [line for line in job.differences if line.startswith(IDENTITY)]
+    if not changed:
+        return ""
+    said = "; ".join(changed)
+    return f"job {job.scheduler_id} cannot be recognized ({said}): scancel {job.scheduler_id}, and ask the site"
 
 
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:

@@ -23,7 +23,8 @@ from clipctl.domain import (
     Unobservable,
     answer_about,
 )
-from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
+from clipctl.errors import ClipctlError
+from clipctl.joblogs import SCRIPT_LOG, first_to_leave, rank_log, tail
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
 LOG_LINES, SCRIPT_LINES = 8, 3  # of evidence
+# What reading or judging a run may raise where its rows or files are not what was written.
+UNREADABLE = (ClipctlError, OSError, ValueError, LookupError, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +61,26 @@ def observe(
     store: Store,
     clock: Clock,
     files: Files | None = None,
+    unread: dict[str, Exception] | None = None,
 ) -> tuple[Observation, ...]:
-    """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing."""
+    """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing.
+
+    `unread`: takes, by run, what kept one of several jobs from being looked at; without it that is raised.
+    """
     if not jobs:
         return ()
     live = [job.identity for job in jobs if job.live]
     answer = backend.poll(live) if live else Unobservable(reason="nothing to ask for")
-    looks = tuple(_look(job, answer, limits, store, clock, files or LocalFiles()) for job in jobs)
+    looks = []
+    for job in jobs:
+        try:
+            looks.append(_look(job, answer, limits, store, clock, files or LocalFiles()))
+        except UNREADABLE as error:
+            if unread is None:
+                raise
+            unread[job.identity.run] = error
     store.feel({_attempt(look.job): pulse for look in looks if (pulse := look.evidence.pulse) is not None})
-    return looks
+    return tuple(looks)
 
 
 def _look(
@@ -183,7 +197,9 @@ def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
     """The script saw which rank went first; rank 0 may only have heard that its peer was gone."""
     folder = RunFolder(job.folder).job(job.identity.nonce)
     script, rank = tail(files, folder.logs / SCRIPT_LOG, LOG_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
-    return (*script[-SCRIPT_LINES:], *rank) if rank else script
+    first = first_to_leave(script)
+    its_own = tail(files, rank_log(folder, first), LOG_LINES) if first else ()
+    return (*script[-SCRIPT_LINES:], *its_own, *rank) if rank or its_own else script
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

@@ -26,6 +26,7 @@ _DECIDED: Mapping[str, tuple[str, ...]] = {
     "incidents": ("attempt", "kind"),
     "decisions": ("id",),
 }
+_LOOKER = frozenset({"pulse"})  # since when whoever looked saw nothing move: begins anew
 # What the journals say, as far as they were read
 _READ: Mapping[str, AbstractSet[str]] = {
     "runs": {"state"},
@@ -59,7 +60,7 @@ def read(connection: sqlite3.Connection, rebuilt: sqlite3.Connection, run: str) 
     here, there = _rows(connection, run, "attempts", ("number",)), _rows(rebuilt, run, "attempts", ("number",))
     for key in here.keys() & there.keys():
         if here[key]["seq"] == there[key]["seq"]:
-            yield from _differences(run, "attempts", key, here[key], there[key], {"inode", "offset"})
+            yield from _differences(run, "attempts", key, here[key], there[key], {"inode", "offset", *_LOOKER})
     newest = max(here, default=None)
     if newest is not None and newest in there and here[newest]["seq"] == there[newest]["seq"]:
         yield from _compare(connection, rebuilt, run, "runs", ("name",), all_columns=True)
@@ -80,7 +81,7 @@ def _compare(
         yield f"run {run}: {table} {_words(key)} is not in its folder"
     for key in there.keys() - here.keys():
         yield f"run {run}: {table} {_words(key)} is in its folder only"
-    apart: AbstractSet[str] = set() if all_columns else _READ.get(table, set())
+    apart = _LOOKER if all_columns else _LOOKER | _READ.get(table, set())
     for key in here.keys() & there.keys():
         yield from _differences(run, table, key, here[key], there[key], apart)
 

@@ -114,8 +114,12 @@ def _add_announced(session: Session, attempt: AttemptRow, events: list[Event]) -
         except ValueError:  # as another version says it
             continue
         path = f"attempts/{attempt.number}/{event.facts.get('path')}"
-        if session.get(CheckpointRow, (attempt.run, path)) is None:
+        row = session.get(CheckpointRow, (attempt.run, path))
+        if row is None:
             session.add(_checkpoint(attempt, path, manifest, CheckpointState.COMPLETE))
+        elif row.manifest != contract.dumps(manifest):  # a start that the site forced wrote it once more
+            row.manifest, row.samples_seen = contract.dumps(manifest), manifest.samples_seen
+            row.state = CheckpointState.COMPLETE
 
 
 def list_checkpoints(session: Session, attempt: AttemptRow, found: tuple[CheckpointRecord, ...]) -> None:

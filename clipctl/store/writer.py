@@ -205,10 +205,13 @@ class Store(Transactions):
         return None if live is None else self.job(live.nonce)
 
     def stop(self, nonce: str, *, actor: str, basis: str, time: float) -> JobRecord:
-        """Before the scheduler is told: a job that policy ends was not cancelled by anybody. Once is enough."""
+        """Before the scheduler is told: a job that policy ends was not cancelled by anybody. Once is enough.
+
+        Also of one that was taken for gone and is seen again.
+        """
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            if job.stop_requested_at is None and job.ended_at is None:
+            if job.stop_requested_at is None:
                 facts = {"nonce": nonce}
                 self._record(session, run, _told(EntryKind.STOP, actor, basis, time, job.attempt, facts))
         return self.job(nonce)
@@ -283,7 +286,8 @@ def _sight(job: JobRow, report: JobReport | None) -> dict[str, Any] | None:
     known = (job.state, job.scheduler_id, job.answer, job.missing_since)
     if known == (report.state, report.scheduler_id, Answer.ACCEPTED, None):
         return None
-    return {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}
+    seen = {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}
+    return seen if job.answer == Answer.ACCEPTED else {**seen, "found": True}
 
 
 def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> Entry:

@@ -85,6 +85,7 @@ class StatusView:
     total: int  # runs in the store
     scheduler: str  # empty: it answered, or there was nothing to ask; else why not
     runs: tuple[RunView, ...]
+    unwatched: float | None = None  # seconds since the watchdog's last tick, where that is too long
     schema: int = SCHEMA
 
 
