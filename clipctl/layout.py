@@ -25,6 +25,10 @@ class JobFolder:
         return self.path / contract.EXIT_FILE
 
     @property
+    def withdrawn(self) -> Path:
+        return self.path / contract.WITHDRAWN_FILE
+
+    @property
     def logs(self) -> Path:
         return self.path / contract.LOGS_FOLDER
 
@@ -52,6 +56,10 @@ class AttemptFolder:
     @property
     def heartbeat(self) -> Path:
         return self.path / contract.HEARTBEAT_FILE
+
+    @property
+    def save_now(self) -> Path:
+        return self.path / contract.SAVE_FILE
 
     @property
     def checkpoints(self) -> Path:

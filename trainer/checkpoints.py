@@ -30,6 +30,8 @@ from trainer.contract import (
 from trainer.loop import Trainee
 from trainer.position import Position
 from trainer.recorder import Recorder
+from trainer.resume import parent_of
+from trainer.save_now import served
 from trainer.verify import DIGEST_PREFIX, damage, manifest_path, read_manifest
 
 KEPT_STEP_FILES = 2
@@ -58,18 +60,21 @@ class CheckpointKeeper:
         recorder: Recorder,
         still_mine: Callable[[], bool],
         write: Callable[[Mapping[str, Any], IO[bytes]], None],
+        requested: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`write`: the engine's way of putting a payload into a file."""
+        """`write`: the engine's way of putting a payload into a file. `requested`: the newest save-now's number."""
         self._attempt, self._folder = attempt, folder
         self._trainee, self._recorder, self._still_mine = trainee, recorder, still_mine
         self._write_payload = write
         self._spec = attempt.train.save
         self._saved_at = time.monotonic()
+        self._requested, self._served = requested, served(folder)
 
     def due(self, at: Position) -> bool:
         by_step = self._spec.steps is not None and at.step_in_epoch % self._spec.steps == 0
         minutes = (time.monotonic() - self._saved_at) / 60
-        return by_step or (self._spec.minutes is not None and minutes >= self._spec.minutes)
+        by_time = self._spec.minutes is not None and minutes >= self._spec.minutes
+        return by_step or by_time or self._requested() > self._served
 
     def save(self, at: Position, loss: float | None) -> str | None:
         if not self._trainee.is_finite():
@@ -77,6 +82,7 @@ class CheckpointKeeper:
             return None
         path = self._folder / name_of(at)
         path.parent.mkdir(exist_ok=True)
+        request = self._requested()
         manifest = self._manifest(at, loss, path, self._write(at, path))
         write_atomic(manifest_path(path), dumps(manifest))
         relative = str(path.relative_to(self._folder))
@@ -87,7 +93,10 @@ class CheckpointKeeper:
             digest=manifest.digest,
             epochs_done=manifest.epochs_done,
             step_in_epoch=manifest.step_in_epoch,
+            manifest=to_jsonable(manifest),  # outlives the file
+            **({"request": request} if request > self._served else {}),
         )
+        self._served = max(self._served, request)
         self._saved_at = time.monotonic()
         self._prune(path, manifest)
         return relative
@@ -213,7 +222,7 @@ def parents(attempts: Path) -> frozenset[Path]:
     """Every checkpoint that an attempt started from."""
     found = set()
     for file in attempts.glob(f"*/{ATTEMPT_FILE}"):
-        parent = loads(Attempt, file.read_bytes()).parent
+        parent = parent_of(loads(Attempt, file.read_bytes()), file.parent)
         if parent is not None:
             found.add(attempts.parent / parent.path)
     return frozenset(found)

@@ -52,6 +52,7 @@ ATTEMPT_FILE = "attempt.json"
 CLAIM_FILE = "claim"
 EVENTS_FILE = "events.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
+SAVE_FILE = "save-now.json"  # by clipctl, replaced for each request
 CHECKPOINTS_FOLDER = "checkpoints"  # epoch_N.pt; open_clip's --resume latest globs checkpoints**/*.pt,
 STEPS_FOLDER = "steps"  # so step_N.pt must lie elsewhere
 MANIFEST_SUFFIX = ".json"  # epoch_68.pt -> epoch_68.pt.json
@@ -60,6 +61,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 JOB_FILE = "job.json"
 SUBMISSION_FILE = "submission.sh"
 EXIT_FILE = "exit.json"
+WITHDRAWN_FILE = "withdrawn"  # by clipctl: a job with that nonce must not claim any more, nor publish
 LOGS_FOLDER = "logs"
 
 NONCE_VARIABLE = "CLIPCTL_NONCE"  # in the environment of every process of a job: how a local job is found again
@@ -90,7 +92,7 @@ class EventKind(StrEnum):
     NOTICE = "notice"  # something a person should know; nothing acts on it
     PROGRESS = "progress"  # every log_every_n_steps
     DATA = "data"  # samples skipped, by shard
-    CHECKPOINT = "checkpoint"  # a manifest was published
+    CHECKPOINT = "checkpoint"  # a manifest was published, and is repeated here; `request`: the save-now it answers
     EVALUATED = "evaluated"
     FAULT = "fault"  # a rehearsed fault was let loose
     # final events: an attempt has at most one
@@ -125,7 +127,8 @@ class Attempt:
     number: int  # from 1
     ranks: int
     train: TrainSpec
-    parent: Parent | None = None  # None: from random weights
+    parent: Parent | None = None  # None: from random weights, or `after` says it
+    after: int | None = None  # a standby: goes on where that attempt ends, if it ends well; its claim names the parent
     schema: int = SCHEMA
 
 
@@ -148,6 +151,7 @@ class Claim:
     restart_count: int  # SLURM_RESTART_COUNT: the same job started again by the site
     host: str
     time: float
+    parent: Parent | None = None  # of an attempt that stands by: where the one before it ended
     schema: int = SCHEMA
 
 
@@ -158,6 +162,21 @@ class Exit:
     code: int
     time: float
     scheduler: str = ""  # `scontrol show job -o`, where there is one
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveNow:
+    """`attempts/<n>/save-now.json`: a person wants a checkpoint, and training to go on.
+
+    Rank 0 looks for it every few seconds and saves at the next step's border, as it does for `save.minutes`: the other
+    ranks hold the same weights and wait for it in the step after that. The `checkpoint` event names the request. One
+    that cannot be met there (the loss is not finite) stays open; of several that came at once the newest is named.
+    """
+
+    number: int  # from 1 in each attempt
+    actor: str
+    time: float
     schema: int = SCHEMA
 
 

@@ -19,7 +19,8 @@ from trainer.loop import Keeper, Loop, Outcome, Parts, Source
 from trainer.place import Place, described, place
 from trainer.position import Position
 from trainer.recorder import FileRecorder, Recorder, Silent
-from trainer.resume import Start, check_parent, load_start, newest_own
+from trainer.resume import Start, check_parent, load_start, newest_own, parent_of
+from trainer.save_now import SaveRequests
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
 from trainer.unusable import Unusable
@@ -73,8 +74,9 @@ class Rank:
         notices = start.notices + self.equipment.load(start.state)
         self.record_start(start.position, notices)
         source = self.equipment.source(start.position)
-        with closing(source):
-            outcome = Loop(self.parts(source)).run(start.position)
+        requests = SaveRequests(self.folder)
+        with closing(source), closing(requests):
+            outcome = Loop(self.parts(source, requests)).run(start.position)
             # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.
             self.ranks.close()
         return outcome
@@ -82,8 +84,9 @@ class Rank:
     def load_start(self) -> Start:
         """Rank 0 chooses what to start from and checks its every byte; all hear of it before any rank reads."""
         run_folder = self.folder.parent.parent
-        parent, problem = self.attempt.parent, None
+        parent, problem = None, None
         if self.ranks.rank == 0:
+            parent = parent_of(self.attempt, self.folder)
             if int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the site started this very job again
                 parent = newest_own(self.folder) or parent
             problem = check_parent(run_folder, parent) if parent else None
@@ -93,27 +96,30 @@ class Rank:
         self.attempt = replace(self.attempt, parent=loads(Parent, chosen) if chosen else None)
         return load_start(run_folder, self.attempt, self.engine.read)
 
-    def parts(self, source: Source) -> Parts:
+    def parts(self, source: Source, requests: SaveRequests) -> Parts:
         return Parts(
             spec=self.spec,
             trainee=self.equipment.trainee,
             ranks=self.ranks,
             source=source,
-            keeper=self.keeper(),
+            keeper=self.keeper(requests),
             recorder=self.recorder,
             stop=self.stop,
             faults=Faults(self.spec.faults, self.ranks.rank, self.folder.parent.parent / "faults"),
             evaluate=self.equipment.evaluate,
         )
 
-    def keeper(self) -> Keeper:
+    def keeper(self, requests: SaveRequests) -> Keeper:
         if self.ranks.rank != 0:
             return NoKeeper()
+        requests.watch()
         from trainer.claim import still_mine  # here and below: what rank 0 alone needs, the others do not wait for
 
         mine = partial(still_mine, self.folder, os.environ.get(NONCE_VARIABLE, ""))
         trainee = self.equipment.trainee
-        return CheckpointKeeper(self.attempt, self.folder, trainee, self.recorder, mine, self.engine.write)
+        return CheckpointKeeper(
+            self.attempt, self.folder, trainee, self.recorder, mine, self.engine.write, lambda: requests.newest
+        )
 
     def record_start(self, at: Position, notices: tuple[str, ...]) -> None:
         spec, parent = self.spec, self.attempt.parent

@@ -1,4 +1,4 @@
-"""cancel, hold, release: what people decide about a run. None of them ever guesses which one is meant."""
+"""cancel, hold, release, save-now: what people decide about a run. None of them ever guesses which one is meant."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def hold(
     from clipctl.ops.clock import SystemClock
 
     with opened() as store:
-        operation.hold(run, reason=reason, actor=actor(), store=store, clock=SystemClock())
+        backend = looked_at(store, run)
+        operation.hold(run, reason=reason, actor=actor(), store=store, backend=backend, clock=SystemClock())
     say(f"{run} is held: clipctl release {run}")
 
 
@@ -53,3 +54,15 @@ def release(run: RunName) -> None:
     with opened() as store:
         operation.release(run, actor=actor(), store=store, clock=SystemClock())
     say(f"{run} is released: clipctl status {run}")
+
+
+@app.command("save-now")
+def save_now(run: RunName) -> None:
+    """Have a checkpoint written at the next step. The run goes on training."""
+    from clipctl.ops import save_now as operation
+    from clipctl.ops.clock import SystemClock
+
+    with opened() as store:
+        looked_at(store, run)
+        number = operation.save_now(run, actor=actor(), store=store, clock=SystemClock())
+    say(f"{run} saves at its next step, and goes on (request {number}): clipctl checkpoints {run}")

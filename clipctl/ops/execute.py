@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -41,6 +40,7 @@ from clipctl.policy import settings_digest
 from clipctl.render import render
 from clipctl.spec import Cluster, Patch, RunSpec, diff, patched, spec_from_json, spec_to_json
 from clipctl.store import Intent, NewRun, RunRecord
+from clipctl.store.ledger import standing
 from trainer import contract
 from trainer.contract import Parent
 from trainer.verify import damage
@@ -61,6 +61,7 @@ class Start:
     folder: RunFolder
     parent: Parent | None = None
     patch: Patch | None = None  # what differs from the run as launched
+    after: int | None = None  # of a standby: the attempt whose end says where it starts, in place of `parent`
 
     @property
     def train(self) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def execute(
     match decision:
         case Resubmit(remedy=remedy, basis=basis):
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
-            identity = store.intend(run, _intent(start, actor, basis, now))
+            identity = store.intend(run, intent_of(start, actor, basis, now))
             return _submit(start, identity, actor, store, backend, clock)
         case Stop(basis=basis):
             _stop(run, actor, basis, store, cluster, backend, now)
@@ -175,7 +176,7 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         epochs=start.spec.train.epochs,
         limits=start.cluster.limits,
     )
-    identity = store.create(new, _intent(start, actor, "launched", now))
+    identity = store.create(new, intent_of(start, actor, "launched", now))
     return _submit(start, identity, actor, store, backend, clock)
 
 
@@ -183,7 +184,7 @@ def _new_folder(folder: RunFolder, spec: str) -> None:
     """run.json is created, never replaced: of two launches of one name the slower must not change the faster's."""
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _created(folder.run, spec) and (folder.decisions.exists() or folder.run.read_text("utf-8") != spec):
+        if not _created(folder.run, spec) and (standing(folder) or folder.run.read_text("utf-8") != spec):
             raise Refused(f"{folder.path} is in use already", hint=_instead_of(folder))
         contract.sync_folder(folder.path.parent)
     except OSError as error:
@@ -195,8 +196,7 @@ def _instead_of(folder: RunFolder) -> str:
     """A launch that was killed before its commit leaves a folder that no store knows, and from which nothing ran."""
     if (folder.path / "jobs").exists():
         return "choose another --name, or another root"
-    there = shlex.quote(str(folder.path))
-    return f"choose another --name; nothing was ever submitted from there, so this helps too: mv {there} {there}.old"
+    return "choose another --name; or, if a launch of yours was killed there: clipctl db rebuild"
 
 
 def _created(path: Path, text: str) -> bool:
@@ -213,7 +213,7 @@ def _created(path: Path, text: str) -> bool:
     return True
 
 
-def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
+def intent_of(start: Start, actor: str, basis: str, now: float) -> Intent:
     return Intent(
         nonce=secrets.token_hex(8),
         time=now,
@@ -229,20 +229,21 @@ def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
 
 def _submit(start: Start, identity: JobIdentity, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:
     try:
-        script = _write_files(start, identity)
+        script = write_files(start, identity)
     except OSError as error:
         reason = f"{error.filename or start.folder.path}: {error.strerror}"
-        _rejected(identity, Rejected(reason=reason), store, clock)  # known for certain: nothing was submitted
-        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
-    answer = backend.submit(script, identity)
-    if isinstance(answer, Rejected):
+        answer = Rejected(reason=reason, transient=True)  # known for certain: nothing was submitted
         _rejected(identity, answer, store, clock)
-        refusal = Unavailable if answer.transient else Refused
-        raise refusal(f"the scheduler refused: {answer.reason}", f"clipctl resume {identity.run}")
-    store.answered(identity.nonce, answer, time=clock.now())
-    if isinstance(answer, Accepted) and (basis := _unrecognizable(answer)):
+        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
+    said = backend.submit(script, identity)
+    if isinstance(said, Rejected):
+        _rejected(identity, said, store, clock)
+        refusal = Unavailable if said.transient else Refused
+        raise refusal(f"the scheduler refused: {said.reason}", f"clipctl resume {identity.run}")
+    store.answered(identity.nonce, said, time=clock.now())
+    if isinstance(said, Accepted) and (basis := _unrecognizable(said)):
         store.hold(identity.run, actor=actor, basis=basis, time=clock.now())
-    return Submitted(identity=identity, answer=answer)
+    return Submitted(identity=identity, answer=said)
 
 
 def _unrecognizable(job: Accepted) -> str:
@@ -263,7 +264,7 @@ def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Cloc
     store.ingest(identity.run, identity.attempt, JournalFacts(), cursor, time=now, incident=incident)
 
 
-def _write_files(start: Start, identity: JobIdentity) -> Path:
+def write_files(start: Start, identity: JobIdentity) -> Path:
     """attempt.json, job.json and the script, all on disk before anything is submitted; the script's path."""
     attempt_folder, job_folder = start.folder.attempt(identity.attempt), start.folder.job(identity.nonce)
     for folder in (attempt_folder.path, job_folder.path, job_folder.logs):
@@ -274,6 +275,7 @@ def _write_files(start: Start, identity: JobIdentity) -> Path:
         ranks=start.spec.ranks,
         train=start.spec.train,
         parent=start.parent,
+        after=start.after,
     )
     contract.write_atomic(attempt_folder.attempt, contract.dumps(attempt))
     job = contract.Job(run=identity.run, attempt=identity.attempt, nonce=identity.nonce)

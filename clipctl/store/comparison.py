@@ -23,17 +23,16 @@ _DECIDED: Mapping[str, tuple[str, ...]] = {
     "runs": ("name",),
     "attempts": ("number",),
     "jobs": ("nonce",),
+    "standbys": ("nonce",),
     "incidents": ("attempt", "kind"),
     "decisions": ("id",),
 }
+_LOOKER = frozenset({"pulse"})  # since when whoever looked saw nothing move: begins anew
 # What the journals say, as far as they were read
 _READ: Mapping[str, AbstractSet[str]] = {
     "runs": {"state"},
-    "attempts": {
-        "offset", "inode", "seq", "samples_seen", "started", "progress", "checkpoint", "diverged", "final", "pulse",
-    },
-}  # fmt: skip
-_OWN = {"inode", "offset", "pulse"}  # of who looked: no folder says it
+    "attempts": {"offset", "inode", "seq", "samples_seen", "started", "progress", "checkpoint", "diverged", "final"},
+}
 _GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 
 
@@ -62,7 +61,7 @@ def read(connection: sqlite3.Connection, rebuilt: sqlite3.Connection, run: str) 
     here, there = _rows(connection, run, "attempts", ("number",)), _rows(rebuilt, run, "attempts", ("number",))
     for key in here.keys() & there.keys():
         if here[key]["seq"] == there[key]["seq"]:
-            yield from _differences(run, "attempts", key, here[key], there[key], _OWN)
+            yield from _differences(run, "attempts", key, here[key], there[key], {"inode", "offset", *_LOOKER})
     newest = max(here, default=None)
     if newest is not None and newest in there and here[newest]["seq"] == there[newest]["seq"]:
         yield from _compare(connection, rebuilt, run, "runs", ("name",), all_columns=True)
@@ -83,7 +82,7 @@ def _compare(
         yield f"run {run}: {table} {_words(key)} is not in its folder"
     for key in there.keys() - here.keys():
         yield f"run {run}: {table} {_words(key)} is in its folder only"
-    apart: AbstractSet[str] = set() if all_columns else _READ.get(table, set())
+    apart = _LOOKER if all_columns else _LOOKER | _READ.get(table, set())
     for key in here.keys() & there.keys():
         yield from _differences(run, table, key, here[key], there[key], apart)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -342,6 +342,16 @@ def checkpoints(
 def decisions(connection: sqlite3.Connection, name: str) -> tuple[DecisionRecord, ...]:
     rows = connection.execute("SELECT * FROM decisions WHERE run = ? ORDER BY time, rowid", (name,)).fetchall()
     return tuple(DecisionRecord(**dict(row) | {"facts": _object(row["facts"])}) for row in rows)
+
+
+def events(connection: sqlite3.Connection, name: str, kinds: Sequence[str]) -> Iterator[tuple[int, Event]]:
+    """Of a run's attempts, each with the attempt's number, in the order in which they were written."""
+    marks = ", ".join("?" * len(kinds))
+    rows = connection.execute(
+        f"SELECT attempt, line FROM events WHERE run = ? AND kind IN ({marks}) ORDER BY attempt, seq", (name, *kinds)
+    )
+    for row in rows.fetchall():
+        yield row["attempt"], contract.loads(Event, row["line"])
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -82,8 +81,8 @@ def goes_on(desk: SlurmDesk, command: list[str], attempts: int) -> None:
 
 def nothing_is_orphaned(desk: SlurmDesk) -> None:
     """Two looks later the store names every job that Slurm has had of the run, and knows which one lives."""
-    if desk.clipctl("status", "r").code:  # not even intended
-        assert desk.cluster.run("squeue", "--noheader", "--states=all").stdout == ""
+    if desk.clipctl("status", "r").code:  # not even intended, so nothing lives
+        assert desk.cluster.run("squeue", "--noheader").stdout == ""
         return
     desk.looked("r")
     time.sleep(max(HASTE.values()) + 0.5)
@@ -118,15 +117,16 @@ def test_a_submission_that_was_killed_is_one_job_or_none(desk: SlurmDesk, way: W
     with of_one_job_at_a_time(desk.cluster.folder):
         crash(desk, point, *submission.command)
         if way is launch and point.startswith("K3"):
-            set_aside(desk, submission)
+            made_known(desk, submission)
         goes_on(desk, submission.command, attempts=submission.attempt + 1)
 
 
-def set_aside(desk: SlurmDesk, submission: Submission) -> None:
-    """A folder that no store knows, and from which nothing ran: the hint says what to type."""
+def made_known(desk: SlurmDesk, submission: Submission) -> None:
+    """A folder that no store knows, and from which nothing ran: the hint says what makes it known."""
     refused = desk.clipctl(*submission.command)
     assert refused.code == 5 and "is in use already" in refused.err
-    subprocess.run(refused.err.partition("this helps too: ")[2], shell=True, check=True)
+    assert "clipctl db rebuild" in refused.err
+    assert desk.clipctl("db", "rebuild").code == 0
 
 
 def killed_by_its_sbatch(desk: SlurmDesk, folder: Path, command: list[str], body: str) -> None:
