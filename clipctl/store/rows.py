@@ -147,7 +147,8 @@ def _add_announced(session: Session, attempt: AttemptRow, events: list[Event]) -
         path = f"attempts/{attempt.number}/{event.facts.get('path')}"
         row = session.get(CheckpointRow, (attempt.run, path))
         if row is None:
-            session.add(_checkpoint(attempt, path, manifest, CheckpointState.COMPLETE))
+            record = CheckpointRecord(path=path, manifest=manifest, state=CheckpointState.COMPLETE)
+            session.add(_checkpoint(attempt, path, manifest, _judged(session, attempt.run, record)))
         elif row.manifest != contract.dumps(manifest):  # a start that the site forced wrote it once more
             row.manifest, row.samples_seen = contract.dumps(manifest), manifest.samples_seen
             row.state = CheckpointState.COMPLETE

@@ -163,10 +163,13 @@ class Store(Standbys):
             self._record(session, row, _told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said))
 
     def feel(self, pulses: Mapping[tuple[str, int], Pulse]) -> None:
-        """By run and attempt: of all that one look saw, in one transaction."""
+        """By run and attempt: of all that one look saw, in one transaction and one statement."""
+        if not pulses:
+            return
+        values = [(contract.dumps(pulse), run, number) for (run, number), pulse in pulses.items()]
         with self._writing() as session:
-            for (run, number), pulse in pulses.items():
-                rows.existing_attempt(session, run, number).pulse = contract.dumps(pulse)
+            statement = "UPDATE attempts SET pulse = ? WHERE run = ? AND number = ?"
+            session.connection().exec_driver_sql(statement, values)
 
     def checked(self, run: str, path: str, state: CheckpointState, *, time: float) -> None:
         """What a look at a checkpoint's bytes said: VERIFIED or DAMAGED."""
