@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,5 +129,3 @@ class Ticking(threading.Thread):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what}: not within {patience:g} s\n" + "\n".join(self.watch.said[-20:]))
             time.sleep(0.2)
-
-
