@@ -36,6 +36,7 @@ story: slurm $(INSTALLED)  ## the card's history on 96 x 4, told by the watchdog
 
 bench: $(INSTALLED)  ## costs as ratios, so that they hold on any machine
 	$(BIN)/python -m tests.bench.status
+	$(BIN)/python -m tests.bench.tick
 
 docs: $(INSTALLED)  ## write the tables of README.md that come from the code
 	$(BIN)/python -m tests.readme_parts --write

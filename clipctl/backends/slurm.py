@@ -85,7 +85,9 @@ class SlurmBackend:
         now, rows = time.time(), self._queue()
         if isinstance(rows, Unobservable):
             return rows
-        found = {job.nonce: row.report for job in jobs if (row := codec.own_queued(rows, job, self._uid))}
+        named = codec.by_comment(rows)
+        owned = ((job, codec.own_queued(named.get(job.comment, ()), job, self._uid)) for job in jobs)
+        found = {job.nonce: row.report for job, row in owned if row}
         found |= self._accounted(jobs, found)
         others = {row.report.nonce: row.report for row in codec.alive(rows, self._uid)}
         return QueueSnapshot(time=now, jobs={**others, **self._sized(found)})

@@ -10,7 +10,8 @@ hold the mark, so it can neither forge a row nor shift a field. The header is as
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -197,6 +198,14 @@ def own_queued(rows: Sequence[Row], job: JobIdentity, uid: int) -> Row | None:
     """The job in the queue; a live one where somebody submitted the same script again by hand."""
     found = own(rows, job, uid)
     return max(found, key=lambda row: (row.alive, row.report.started_at is not None, row.submitted), default=None)
+
+
+def by_comment(rows: Sequence[Row]) -> Mapping[str, Sequence[Row]]:
+    """For who asks about many jobs."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.comment].append(row)
+    return found
 
 
 def alive(rows: Sequence[Row], uid: int) -> list[Row]:

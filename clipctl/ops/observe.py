@@ -30,13 +30,14 @@ from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
 from clipctl.pulse import felt
-from clipctl.store import Answer, JobRecord
+from clipctl.store import Answer, JobRecord, Steps
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
 LOG_LINES, SCRIPT_LINES = 8, 3  # of evidence
+FEW = 1000  # steps of a job that are held in memory until all jobs have been looked at
 # What reading or judging a run may raise where its rows or files are not what was written.
 UNREADABLE = (ClipctlError, OSError, ValueError, LookupError, TypeError)
 
@@ -47,6 +48,7 @@ class Observation:
     evidence: Evidence
     incident: Incident | None
     unobservable: str = ""  # why the scheduler could not be asked
+    steps: Steps | None = None  # that are stored with those of all other jobs, once all have been looked at
 
     @property
     def over(self) -> bool:
@@ -80,7 +82,8 @@ def observe(
             if unread is None:
                 raise
             unread[job.identity.run] = error
-    store.feel({_attempt(look.job): pulse for look in looks if (pulse := look.evidence.pulse) is not None})
+    pulses = {_attempt(look.job): pulse for look in looks if (pulse := look.evidence.pulse) is not None}
+    store.went_on(pulses, {_attempt(look.job): look.steps for look in looks if look.steps is not None})
     return tuple(looks)
 
 
@@ -96,14 +99,21 @@ def _look(
     # Before the events: whoever wrote exit.json had written the last event by then.
     exit_record = journal.exit_record(files, RunFolder(job.folder).job(identity.nonce))
     goes_on = report is not None and not report.over and exit_record is None
-    written = _ingest(job, store, clock, files, goes_on)
+    written = _only_steps(job, files) if goes_on else None
+    if written is None:
+        written = _ingest(job, store, clock, files, goes_on)
     if told or written.anything:
         job = store.job(identity.nonce)
+    if (steps := written.steps) is not None:
+        job = replace(job, cursor=steps.after, landmarks=journal.landmarks(steps.events, job.landmarks))
     evidence = _evidence(job, report, answer, exit_record, written, limits, clock.now(), files)
     if written.progressed or job.troubled or not goes_on:
-        evidence = replace(evidence, series=store.series(identity.run, identity.attempt))
+        evidence = replace(evidence, series=store.series(identity.run, identity.attempt, steps.events if steps else ()))
     incident = diagnose(evidence, limits, now=evidence.time)
     if incident is not None:
+        if steps is not None:
+            store.went_on({}, {_attempt(job): steps})
+            steps = None
         store.ingest(identity.run, identity.attempt, JournalFacts(), job.cursor, time=evidence.time, incident=incident)
     if job.live and (basis := _end(evidence, limits)):
         state = _end_state(report, exit_record)
@@ -111,7 +121,7 @@ def _look(
         store.ended(identity.nonce, state=state, basis=basis, time=evidence.time, exit_code=code)
         job = store.job(identity.nonce)
     reason = answer.reason if isinstance(answer, Unobservable) and job.live else ""
-    return Observation(job=job, evidence=evidence, incident=incident, unobservable=reason)
+    return Observation(job=job, evidence=evidence, incident=incident, unobservable=reason, steps=steps)
 
 
 def _attempt(job: JobRecord) -> tuple[str, int]:
@@ -131,6 +141,19 @@ class _Written:
     heartbeat: Heartbeat | None
     anything: bool  # the store had not heard of
     progressed: bool  # steps among it
+    steps: Steps | None = None  # where there is nothing else: they are stored with those of all other jobs
+
+
+def _only_steps(job: JobRecord, files: Files) -> _Written | None:
+    """What most jobs of most looks have written: a few more steps, or nothing. None: something else, or much."""
+    facts, cursor = journal.read(files, RunFolder(job.folder).attempt(job.identity.attempt), job.cursor)
+    if not facts.events:
+        return _Written(facts.heartbeat, False, False)
+    plain = job.landmarks.started is not None and all(event.kind == EventKind.PROGRESS for event in facts.events)
+    if not plain or len(facts.events) > FEW:
+        return None
+    steps = Steps(before=job.cursor.seq, after=cursor, events=facts.events)
+    return _Written(facts.heartbeat, False, True, steps)
 
 
 def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files, goes_on: bool) -> _Written:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, Limits, Pulse, RunState
 from clipctl.journal import Landmarks
-from trainer.contract import Parent
+from trainer.contract import Event, Parent
 
 
 class Answer(StrEnum):
@@ -119,6 +119,15 @@ class StandbyRecord:
         why = f" ({self.reason})" if self.reason and self.state is JobState.PENDING else ""
         leaving = ", is being removed" if self.withdrawn_at is not None else ""
         return f"job {self.scheduler_id or self.identity.nonce}, {self.state}{why}{leaving}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Progress of an attempt that is known to have started, and nothing but that."""
+
+    before: int  # seq of the newest event that the store knew
+    after: Cursor
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import insert, literal_column
+from sqlalchemy import Connection, insert, literal_column
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
 from clipctl.domain import CheckpointRecord, CheckpointState, Cursor, JobState, JournalFacts
 from clipctl.errors import NotFound, Refused
 from clipctl.journal import landmarks
+from clipctl.pulse import Pulse
 from clipctl.run_state import RunFacts, run_state
 from clipctl.store.ledger import EntryKind
-from clipctl.store.records import Answer
+from clipctl.store.records import Answer, Steps
 from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, EventRow, JobRow, RunRow, StandbyRow
 from trainer import contract
 from trainer.contract import CheckpointManifest, Event, EventKind
@@ -118,6 +119,25 @@ def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, curso
         _add_announced(session, attempt, fresh)
     if cursor.seq >= attempt.seq:
         attempt.offset, attempt.inode, attempt.seq = cursor.offset, cursor.inode, cursor.seq
+
+
+def feel(connection: Connection, pulses: Mapping[tuple[str, int], Pulse]) -> None:
+    lines = [(contract.dumps(pulse), run, number) for (run, number), pulse in pulses.items()]
+    if lines:
+        connection.exec_driver_sql("UPDATE attempts SET pulse = ? WHERE run = ? AND number = ?", lines)
+
+
+def add_steps(connection: Connection, run: str, number: int, steps: Steps) -> None:
+    """As `add_events`, at a hundredth of its cost. Nothing, where another reader has brought them meanwhile."""
+    newest, cursor, samples = steps.events[-1].seq, steps.after, max(event.samples_seen for event in steps.events)
+    moved = connection.exec_driver_sql(
+        """UPDATE attempts SET "offset" = ?, inode = ?, seq = ?, progress = ?, samples_seen = max(samples_seen, ?)
+           WHERE run = ? AND number = ? AND seq = ?""",
+        (cursor.offset, cursor.inode, cursor.seq, newest, samples, run, number, steps.before),
+    )
+    if moved.rowcount:
+        lines = [(run, number, event.seq, event.kind, contract.dumps(event)) for event in steps.events]
+        connection.exec_driver_sql("INSERT INTO events (run, attempt, seq, kind, line) VALUES (?, ?, ?, ?, ?)", lines)
 
 
 def _mark(attempt: AttemptRow, events: list[Event]) -> None:

@@ -26,7 +26,7 @@ from clipctl.domain import (
     RunState,
 )
 from clipctl.errors import Unavailable
-from clipctl.journal import Landmarks
+from clipctl.journal import Landmarks, event_of
 from clipctl.store import home as homes, migrate
 from clipctl.store.records import Answer, DecisionRecord, JobRecord, RunRecord
 from trainer import contract
@@ -206,7 +206,7 @@ def _job(row: Row) -> JobRecord:
 
 
 def _event(line: str | None) -> Event | None:
-    return None if line is None else contract.loads(Event, line)
+    return None if line is None else event_of(line)
 
 
 # --- lineage ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ is taken back before the next one is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,12 @@ from clipctl.errors import NotFound, Refused
 from clipctl.layout import RunFolder
 from clipctl.store import comparison, home as homes, progress, rows, views
 from clipctl.store.ledger import EntryKind
-from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
+from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, Steps
 from clipctl.store.standbys import ANSWERS, Standbys
 from clipctl.store.tables import CheckpointRow, IncidentRow, JobRow, RunRow
 from clipctl.store.transactions import Entry
 from trainer import contract
+from trainer.contract import Event
 
 
 class Store(Standbys):
@@ -162,14 +163,13 @@ class Store(Standbys):
             said = {"incident": incident}
             self._record(session, row, _told(EntryKind.INCIDENT, "clipctl", incident.detail, time, attempt, said))
 
-    def feel(self, pulses: Mapping[tuple[str, int], Pulse]) -> None:
-        """By run and attempt: of all that one look saw, in one transaction and one statement."""
-        if not pulses:
-            return
-        values = [(contract.dumps(pulse), run, number) for (run, number), pulse in pulses.items()]
+    def went_on(self, pulses: Mapping[tuple[str, int], Pulse], steps: Mapping[tuple[str, int], Steps]) -> None:
+        """By run and attempt: of all jobs that one look saw, in one transaction. For those that just go on."""
         with self._writing() as session:
-            statement = "UPDATE attempts SET pulse = ? WHERE run = ? AND number = ?"
-            session.connection().exec_driver_sql(statement, values)
+            connection = session.connection()
+            rows.feel(connection, pulses)
+            for (run, number), each in steps.items():
+                rows.add_steps(connection, run, number, each)
 
     def checked(self, run: str, path: str, state: CheckpointState, *, time: float) -> None:
         """What a look at a checkpoint's bytes said: VERIFIED or DAMAGED."""
@@ -263,10 +263,10 @@ class Store(Standbys):
         with self._reading() as connection:
             return views.history(connection, record)
 
-    def series(self, run: str, attempt: int) -> Series:
-        """The newest stretch of losses on the way to where the attempt stands."""
+    def series(self, run: str, attempt: int, fresh: Iterable[Event] = ()) -> Series:
+        """The newest stretch of losses on the way to where the attempt stands. `fresh`: events not stored yet."""
         with self._reading() as connection:
-            return progress.series(connection, run, attempt)
+            return progress.series(connection, run, attempt, fresh)
 
     def decisions(self, run: str) -> tuple[DecisionRecord, ...]:
         with self._reading() as connection:

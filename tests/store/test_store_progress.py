@@ -86,7 +86,7 @@ def test_a_pulse_is_kept_from_look_to_look(store: Store, home: Path) -> None:
     identity = stories.launched(store, home)
     assert store.job("n1").pulse is None
     pulse = Pulse(looked_at=1.0, counter=7, samples_seen=64, silent_for=30.0)
-    store.feel({(identity.run, identity.attempt): pulse})
+    store.went_on({(identity.run, identity.attempt): pulse}, {})
     assert store.job("n1").pulse == pulse
 
 

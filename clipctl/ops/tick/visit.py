@@ -115,12 +115,16 @@ class Visit:
         return outcomes + [self._one(each.run, seen.get(each.run), answer) for each in runs if each.run not in done]
 
     def _jobs(self, runs: Iterable[Due]) -> tuple[dict[str, JobRecord], list[Outcome]]:
-        """Those that may live, by run."""
+        """Those that may live, by run. In one question, unless one of them makes no sense."""
+        try:
+            live = {job.identity.nonce: job for job in self.store.jobs_live()}
+        except UNREADABLE:
+            live = {}
         jobs, outcomes = {}, []
         for each in runs:
             try:
                 if each.nonce is not None:
-                    jobs[each.run] = self.store.job(each.nonce)
+                    jobs[each.run] = live.get(each.nonce) or self.store.job(each.nonce)
             except UNREADABLE as error:
                 outcomes.append(failed(each.run, error))
         return jobs, outcomes
