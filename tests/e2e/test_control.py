@@ -70,7 +70,7 @@ def test_the_store_made_again_from_real_runs_is_what_it_was(desk: Desk, tmp_path
 
     logbook = json.loads(desk.clipctl("history", "asked", "--json").out)["lines"]
     told = [line["what"] for line in logbook]
-    assert told == ["launch", "job", "started", "save-now", "saved", "hold", "cancel", "stopped"] + told[8:]
+    assert told == ["launch", "job", "started", "save-now", "saved", "hold", "cancel", "stopped", *told[8:]]
     assert set(told[8:]) == {"incident", "ended"}
 
     damaged = bytearray((desk.home / "clipctl.db").read_bytes())
