@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 DEMO_HOME := $(CURDIR)/.demo
 export PYTHON
 
-.PHONY: help demo test slurm lint soak rehearse bench docs lock clean
+.PHONY: help demo test slurm lint soak rehearse story bench docs lock clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -30,6 +30,9 @@ soak: slurm $(INSTALLED)  ## the same tests with large counts (hours)
 
 rehearse: slurm $(INSTALLED)  ## launch l14-laion2b on an emulated cluster of 96 x 4, with 384 real ranks
 	$(BIN)/python -m tests.rehearse
+
+story: slurm $(INSTALLED)  ## the card's history on 96 x 4, told by the watchdog alone; make story SEED=7 draws another
+	$(BIN)/python -m tests.story $(if $(SEED),--seed $(SEED))
 
 bench: $(INSTALLED)  ## costs as ratios, so that they hold on any machine
 	$(BIN)/python -m tests.bench.status

@@ -17,6 +17,7 @@ class ExitStatus(IntEnum):
     UNAVAILABLE = 6  # store, scheduler or file system did not answer; trying again may help
     DIVERGED = 7  # --follow: the run diverged
     ENDED = 8  # --follow: the run ended otherwise without completing
+    NEEDED = 9  # watchdog run: a person is needed
     INTERRUPTED = 130
 
 

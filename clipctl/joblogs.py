@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from clipctl.journal import Files
@@ -10,6 +11,7 @@ from clipctl.layout import JobFolder
 
 SCRIPT_LOG = "script.log"
 _RANK_LOG = re.compile(r"rank_(\d+)\.log")
+_LEFT = re.compile(r"^rank (\d+) |^srun: error: \S+: tasks? (\d+)")
 _TAIL_BYTES = 64 << 10
 _CHUNK = 1 << 20
 
@@ -23,6 +25,12 @@ def log_files(files: Files, folder: JobFolder) -> tuple[Path, ...]:
 
 def rank_log(folder: JobFolder, rank: int) -> Path:
     return folder.logs / f"rank_{rank}.log"
+
+
+def first_to_leave(script: Iterable[str]) -> int | None:
+    """The rank that a script's log names first, by our own launcher's words or srun's; None: it names none."""
+    found = next(filter(None, map(_LEFT.search, script)), None)
+    return int(found[1] or found[2]) if found else None
 
 
 def tail(files: Files, path: Path, wanted: int) -> tuple[str, ...]:

@@ -78,13 +78,17 @@ class SlurmBackend:
     # --- look -------------------------------------------------------------------------------------------
 
     def poll(self, jobs: Sequence[JobIdentity]) -> QueueSnapshot | Unobservable:
-        """Those of `jobs` that Slurm knows of. One that accounting calls alive, and squeue does not list, is absent."""
+        """Those of `jobs` that Slurm knows of, and whatever else of clipctl's is alive in its queue.
+
+        One that accounting calls alive, and squeue does not list, is absent.
+        """
         now, rows = time.time(), self._queue()
         if isinstance(rows, Unobservable):
             return rows
         found = {job.nonce: row.report for job in jobs if (row := codec.own_queued(rows, job, self._uid))}
         found |= self._accounted(jobs, found)
-        return QueueSnapshot(time=now, jobs=self._sized(found))
+        others = {row.report.nonce: row.report for row in codec.alive(rows, self._uid)}
+        return QueueSnapshot(time=now, jobs={**others, **self._sized(found)})
 
     def find(self, identity: JobIdentity) -> JobReport | Unobservable | None:
         answer = self.poll([identity])

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 
 from clipctl.domain import ENDED_STATES, JobIdentity, JobReport, JobState
 
+_OURS = r"clipctl:[^:]+:[0-9]+:[0-9a-f]+"  # run, attempt, nonce
 EARLY = 60.0  # seconds that the controller's clock may be behind ours
 # Seconds since 1970, whatever the site's zone and habits.
 VARIABLES = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
@@ -196,6 +197,11 @@ def own_queued(rows: Sequence[Row], job: JobIdentity, uid: int) -> Row | None:
     """The job in the queue; a live one where somebody submitted the same script again by hand."""
     found = own(rows, job, uid)
     return max(found, key=lambda row: (row.alive, row.report.started_at is not None, row.submitted), default=None)
+
+
+def alive(rows: Sequence[Row], uid: int) -> list[Row]:
+    """Whatever clipctl has submitted for this user and may run, of this store or of another one."""
+    return [row for row in rows if row.alive and row.uid == uid and re.fullmatch(_OURS, row.comment)]
 
 
 def own(rows: Sequence[Row], job: JobIdentity, uid: int) -> list[Row]:

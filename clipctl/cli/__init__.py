@@ -7,7 +7,18 @@ import sys
 
 import typer
 
-from clipctl.cli import database, examining, logbook, reading, resuming, specs, starting, stopping, watchdog  # noqa: F401  each adds its commands to the app
+from clipctl.cli import (  # noqa: F401  each adds its commands to the app
+    database,
+    examining,
+    logbook,
+    policy,
+    reading,
+    resuming,
+    specs,
+    starting,
+    stopping,
+    watchdog,
+)
 from clipctl.cli.app import app
 from clipctl.cli.words import clean, complain, write
 from clipctl.errors import ClipctlError, ExitStatus

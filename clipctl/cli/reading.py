@@ -40,6 +40,8 @@ def status(
         return say_json(view)
     if view.scheduler:
         note(f"the scheduler could not be asked: {clean(view.scheduler)}")
+    if view.unwatched is not None:
+        note(f"NOBODY WATCHES: the watchdog has not looked for {duration(view.unwatched)}: clipctl watchdog status")
     say(*(overview(view) if run is None else _one(view.runs[0], now)))
 
 
@@ -135,6 +137,7 @@ def _one(run: RunView, now: float) -> list[str]:
                 ("heard", alive),
                 ("job", _job(run.job, now) if run.job and run.job.live else ""),
                 ("nodes", run.job.nodes if run.job and run.job.live else ""),
+                ("standby", clean(run.standby.text) if run.standby else ""),
                 ("checkpoint", run.last_checkpoint.path if run.last_checkpoint else ""),
                 ("incident", _earlier(run) + incident_line(run)),
             ]

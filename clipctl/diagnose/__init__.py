@@ -30,7 +30,7 @@ def diagnose(evidence: Evidence, limits: Limits, *, now: float) -> Incident | No
     if evidence.stop_requested:
         return None  # why is known already; that it was scancelled says nothing
     found = verdict(evidence)
-    if found is not None and found[0] in CANCELS:
+    if found is not None and found.kind in CANCELS:
         return how_it_ended(evidence, found, now)
     return risen(evidence, limits, alive=False) or how_it_ended(evidence, found, now)
 

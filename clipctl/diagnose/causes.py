@@ -4,31 +4,55 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from clipctl.domain import IncidentKind
+from clipctl.domain import Form, IncidentKind
 
-# ENOSPC, EDQUOT, EIO, ESTALE and EROFS in Python's words; then torch's, which swallows the errno
-_STORAGE = re.compile(
-    r"No space left on device|Disk quota exceeded|Input/output error|Stale (NFS )?file handle|Read-only file system"
-    r"|\[Errno (5|28|30|116|122)\]|PytorchStreamWriter failed|iostream error"
+# ENOSPC, EDQUOT, EROFS; EIO, ESTALE: in Python's words. Then torch's, which swallows the errno
+_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|\[Errno (28|30|122)\]"
+    r"|PytorchStreamWriter failed|iostream error"
 )
+_FAULTY = re.compile(r"Input/output error|Stale (NFS )?file handle|\[Errno (5|116)\]")
 _GPU_MEMORY = re.compile(r"(CUDA|HIP|NCCL).{0,40}out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED")
 _HOST_MEMORY = re.compile(
     r"oom[-_ ]kill|MemoryError|Cannot allocate memory|DefaultCPUAllocator|DataLoader worker .{0,40}killed by signal"
 )
 
+# A rank that only heard of another one's end: of gloo, NCCL, or a socket
+_CONSEQUENCE = re.compile(
+    r"rank is gone|has left|Connection (reset|closed|refused)|Broken pipe|NCCL|[Gg]loo|did not come"
+)
 
-def cause(text: str) -> tuple[IncidentKind, str] | None:
+
+@dataclass(frozen=True)
+class Cause:
+    kind: IncidentKind
+    detail: str
+    form: Form | None = None
+    passes: bool = True  # as of an Incident
+
+
+HOST_MEMORY = Cause(IncidentKind.OUT_OF_MEMORY, "a node's memory was used up", Form.HOST_MEMORY)
+GPU_MEMORY = Cause(IncidentKind.OUT_OF_MEMORY, "a GPU's memory was used up", Form.GPU_MEMORY)
+
+
+def cause(text: str) -> Cause | None:
     """None: it gives away neither."""
     if _GPU_MEMORY.search(text):
-        return IncidentKind.OUT_OF_MEMORY, "a GPU's memory was used up"
+        return GPU_MEMORY
     if _HOST_MEMORY.search(text):
-        return IncidentKind.OUT_OF_MEMORY, "a node's memory was used up"
-    if _STORAGE.search(text):
-        return IncidentKind.STORAGE, text.strip()
+        return HOST_MEMORY
+    if _FULL.search(text) or _FAULTY.search(text):
+        return Cause(IncidentKind.STORAGE, text.strip(), passes=_FULL.search(text) is None)
     return None
 
 
-def first_cause(lines: Iterable[str]) -> tuple[IncidentKind, str] | None:
+def first_cause(lines: Iterable[str]) -> Cause | None:
     """The oldest line's: what comes after it follows from it."""
     return next((found for line in lines if (found := cause(line)) is not None), None)
+
+
+def follows(error: str) -> bool:
+    """Whether an error may be what another rank's end looks like from this one."""
+    return _CONSEQUENCE.search(error) is not None

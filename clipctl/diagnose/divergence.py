@@ -19,7 +19,8 @@ def not_finite(evidence: Evidence, event: Event, limits: Limits) -> Incident:
     measured = ", ".join(
         f"{name} {facts[name]}" for name in ("loss", "grad_norm", "scale") if facts.get(name) is not None
     )
-    before = current_rise(evidence, limits)
+    points = _points(evidence, limits)
+    before = rise(points, limits.loss)
     line = where(event, f"diverged: {measured}, first on rank {', '.join(map(str, ranks)) or '?'}")
     return finding(
         evidence,
@@ -28,7 +29,7 @@ def not_finite(evidence: Evidence, event: Event, limits: Limits) -> Incident:
         form=Form.NAN,
         at=before.onset if before else event,
         ranks=ranks,
-        rise=None if evidence.series is None else before is not None,
+        rise=before is not None if points else None,
         lines=(line, *(rise_lines(before) if before else ())),
     )
 
@@ -92,5 +93,4 @@ def told(point: Point) -> str:
     if point.scale is not None:
         more += f", loss scale {point.scale:g}"
     place = f"epoch {point.epoch}, step {point.step}, {point.samples_seen} samples"
-    source = f"event {point.seq}" if point.seq else "checkpoint"
-    return f"attempt {point.attempt}, {source}: {place}: loss {point.loss:.4g}{more}"
+    return f"attempt {point.attempt}, event {point.seq}: {place}: loss {point.loss:.4g}{more}"

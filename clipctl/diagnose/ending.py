@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from clipctl.diagnose.causes import cause, first_cause
-from clipctl.diagnose.finding import finding, where, whole_numbers
+from clipctl.diagnose.causes import HOST_MEMORY, Cause, cause, first_cause, follows
+from clipctl.diagnose.finding import because, finding, where, whole_numbers
 from clipctl.domain import Evidence, Incident, IncidentKind, JobReport, JobState, Limits
 from trainer.contract import Event, EventKind, ExitCode
-
-Verdict = tuple[IncidentKind, str]
-
 
 # --- whether ----------------------------------------------------------------------------------------
 
@@ -45,12 +42,11 @@ def cancelled(evidence: Evidence) -> Incident:
     return finding(evidence, IncidentKind.CANCELLED_BY_USER, detail, at=evidence.final, lines=said)
 
 
-def how_it_ended(evidence: Evidence, found: Verdict | None, now: float) -> Incident:
+def how_it_ended(evidence: Evidence, found: Cause | None, now: float) -> Incident:
     """`found`: the scheduler's verdict, if it has one."""
     if found is not None:
-        kind, detail = found
         lines = (*_scheduler_lines(evidence), *_word_lines(evidence), *evidence.log_tail)
-        return finding(evidence, kind, detail, at=evidence.final, lines=lines)
+        return because(evidence, found, at=evidence.final, lines=lines)
     if evidence.final is not None:
         return _ended_with_a_word(evidence, evidence.final)
     if evidence.exit is not None:
@@ -61,34 +57,34 @@ def how_it_ended(evidence: Evidence, found: Verdict | None, now: float) -> Incid
 # --- the scheduler's verdict ------------------------------------------------------------------------
 
 _VERDICTS = {
-    JobState.TIMEOUT: (IncidentKind.TIMED_OUT, "wall time was over"),
-    JobState.DEADLINE: (IncidentKind.TIMED_OUT, "its deadline came"),
-    JobState.NODE_FAIL: (IncidentKind.NODE_FAILED, "a node failed"),
-    JobState.BOOT_FAIL: (IncidentKind.NODE_FAILED, "a node did not boot"),
-    JobState.OUT_OF_MEMORY: (IncidentKind.OUT_OF_MEMORY, "a node's memory was used up"),
+    JobState.TIMEOUT: Cause(IncidentKind.TIMED_OUT, "wall time was over"),
+    JobState.DEADLINE: Cause(IncidentKind.TIMED_OUT, "its deadline came"),
+    JobState.NODE_FAIL: Cause(IncidentKind.NODE_FAILED, "a node failed"),
+    JobState.BOOT_FAIL: Cause(IncidentKind.NODE_FAILED, "a node did not boot"),
+    JobState.OUT_OF_MEMORY: HOST_MEMORY,
 }
 
 
-def verdict(evidence: Evidence) -> Verdict | None:
+def verdict(evidence: Evidence) -> Cause | None:
     """What the scheduler holds responsible; None where it does not know better than the trainer."""
     job, at_exit, final = evidence.job, evidence.at_exit, evidence.final
     reports = [report for report in (job, at_exit) if report is not None]
     if any(report.state is JobState.PREEMPTED or report.preempted_at is not None for report in reports):
-        return IncidentKind.PREEMPTED, "preempted by a job of higher priority"
+        return Cause(IncidentKind.PREEMPTED, "preempted by a job of higher priority")
     if job is not None and job.state is JobState.CANCELLED:
         return _cancelled(job, evidence.uid)
     if job is not None and job.state in _VERDICTS:
         return _VERDICTS[job.state]
     if final is not None and final.kind == EventKind.STOPPED and final.facts.get("signal") == signal.SIGUSR1:
-        return IncidentKind.TIMED_OUT, "warned before the end of wall time: saved and stopped"
+        return Cause(IncidentKind.TIMED_OUT, "warned before the end of wall time: saved and stopped")
     return None
 
 
-def _cancelled(job: JobReport, uid: int | None) -> Verdict:
+def _cancelled(job: JobReport, uid: int | None) -> Cause:
     if job.cancelled_by is not None and job.cancelled_by == uid:
-        return IncidentKind.CANCELLED_BY_USER, "cancelled with the scheduler's own command"
+        return Cause(IncidentKind.CANCELLED_BY_USER, "cancelled with the scheduler's own command")
     who = "the scheduler does not say by whom" if job.cancelled_by is None else f"by user {job.cancelled_by}"
-    return IncidentKind.CANCELLED_BY_ADMIN, f"cancelled, {who}"
+    return Cause(IncidentKind.CANCELLED_BY_ADMIN, f"cancelled, {who}")
 
 
 def _scheduler_lines(evidence: Evidence) -> tuple[str, ...]:
@@ -121,8 +117,10 @@ def _ended_with_a_word(evidence: Evidence, final: Event) -> Incident:
     error = str(final.facts.get("error", "no error text"))
     line = where(final, f"crashed on rank {final.facts.get('rank', '?')}: {error}")
     ranks = whole_numbers([final.facts.get("rank")])
-    kind, detail = cause(error) or (IncidentKind.CRASHED, error)
-    return finding(evidence, kind, detail, at=final, ranks=ranks, lines=(line, *evidence.log_tail))
+    found = cause(error) or (first_cause(evidence.log_tail) if follows(error) else None)
+    refused = evidence.exit is not None and evidence.exit.code == ExitCode.REFUSED
+    found = found or Cause(IncidentKind.CRASHED, error, passes=not refused)
+    return because(evidence, found, at=final, ranks=ranks, lines=(line, *evidence.log_tail))
 
 
 # --- no last word -----------------------------------------------------------------------------------
@@ -142,8 +140,8 @@ def _ended_with_a_code(evidence: Evidence, code: int) -> Incident:
         return finding(evidence, IncidentKind.FENCED, detail, lines=(line, *evidence.log_tail))
     known = {int(key): text for key, text in _CODES.items()}
     detail = known.get(code, f"left with code {code} without a final event" + _signal(code))
-    kind, detail = first_cause(evidence.log_tail) or (IncidentKind.CRASHED, detail)
-    return finding(evidence, kind, detail, lines=(line, *evidence.log_tail))
+    found = Cause(IncidentKind.CRASHED, detail, passes=code != ExitCode.REFUSED)
+    return because(evidence, first_cause(evidence.log_tail) or found, lines=(line, *evidence.log_tail))
 
 
 def _signal(code: int) -> str:
@@ -161,5 +159,5 @@ def _lost(evidence: Evidence, now: float) -> Incident:
     if evidence.heartbeat is not None:
         beat = evidence.heartbeat
         lines.append(f"last heartbeat: {beat.phase}, epoch {beat.epoch}, step {beat.step}")
-    kind, detail = first_cause(evidence.log_tail) or (IncidentKind.LOST, "its processes are gone without a word")
-    return finding(evidence, kind, detail, lines=(*lines, *evidence.log_tail))
+    found = first_cause(evidence.log_tail) or Cause(IncidentKind.LOST, "its processes are gone without a word")
+    return because(evidence, found, lines=(*lines, *evidence.log_tail))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clipctl.diagnose.causes import Cause
 from clipctl.domain import Evidence, Form, Incident, IncidentKind
 from clipctl.series import Point
 from trainer.contract import Event
@@ -18,6 +19,8 @@ def finding(
     form: Form | None = None,
     ranks: tuple[int, ...] = (),
     rise: bool | None = None,
+    nodes: tuple[str, ...] = (),
+    passes: bool = True,
     alive: bool = False,
     lines: tuple[str, ...] = (),
 ) -> Incident:
@@ -34,8 +37,23 @@ def finding(
         samples_seen=place.samples_seen if place else None,
         ranks=ranks,
         rise=rise,
+        nodes=nodes,
+        passes=passes,
         alive=alive,
         lines=lines,
+    )
+
+
+def because(
+    evidence: Evidence,
+    found: Cause,
+    *,
+    at: Event | None = None,
+    ranks: tuple[int, ...] = (),
+    lines: tuple[str, ...] = (),
+) -> Incident:
+    return finding(
+        evidence, found.kind, found.detail, at=at, form=found.form, ranks=ranks, passes=found.passes, lines=lines
     )
 
 

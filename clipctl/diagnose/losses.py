@@ -75,8 +75,9 @@ def rise(points: Sequence[Point], limits: LossLimits) -> Rise | None:
         return None
     margin = max(limits.rise * (1 - level), limits.deviations * noise)
     plain = min(margin / 3, max(3 * noise, margin / 10))
-    while first - 1 > held and shares[first - 1] > level + plain:  # it had left its level before it was sure
+    while first > 0 and shares[first - 1] > level + plain:  # it had left its level before it was sure
         first -= 1
+    first = _known_good(points, first)
     return Rise(level=level, held=points[held], points=tuple(points[first:]))
 
 
@@ -102,7 +103,12 @@ def plateau(points: Sequence[Point], found: Rise | None, limits: LossLimits) -> 
         enough = _within(limits.sustained_steps, limits.sustained_epochs, stuck[0])
     else:  # it never was much lower, as far as can be seen: it may only learn slowly
         enough = limits.slow_start_epochs * stuck[0].steps_per_epoch
-    return stuck if span(stuck) >= enough else ()
+    return tuple(points[_known_good(points, first) :]) if span(stuck) >= enough else ()
+
+
+def _known_good(points: Sequence[Point], first: int) -> int:
+    """Where not all is known of what lies before `first`, it may have begun right after the point before that."""
+    return first - 1 if first > 0 and points[first - 1].sparse else first
 
 
 def span(points: Sequence[Point]) -> float:

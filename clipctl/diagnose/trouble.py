@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from clipctl.diagnose.finding import finding, number, whole_number
 from clipctl.diagnose.losses import FEW, middle, settled
 from clipctl.domain import Evidence, Incident, IncidentKind, JobState, Limits, Patience
@@ -63,7 +65,7 @@ def never_runnable(evidence: Evidence) -> Incident | None:
     if evidence.job is None or reason is None or not reason.never:
         return None
     line = f"scheduler: job {evidence.job.scheduler_id} {evidence.job.state}, reason {evidence.job.reason}"
-    return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, lines=(line,))
+    return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, passes=False, lines=(line,))
 
 
 def slow(evidence: Evidence, limits: Limits) -> Incident | None:
@@ -81,7 +83,8 @@ def slow(evidence: Evidence, limits: Limits) -> Incident | None:
 
 
 def _paced(evidence: Evidence) -> tuple[Point, ...]:
-    return tuple(point for point in evidence.series.points if point.pace is not None) if evidence.series else ()
+    points = evidence.series.points if evidence.series else ()
+    return tuple(point for point in points if point.pace is not None and math.isfinite(point.pace))
 
 
 def _pace(point: Point) -> str:

@@ -35,8 +35,8 @@ class Rung(StrEnum):
 class RecoverySpec:
     """What policy may do, and how often. Times in seconds.
 
-    The rungs' order and values are those of OPT-175B's logbook and of PaLM's report (skipping batches is none of them:
-    the trainer has no such thing, and another seed brings other batches as well).
+    The rungs are what PaLM's report (other data) and OPT-175B's logbook (LR, clipping, beta2) tell of. Skipping batches
+    is none of them: the trainer cannot, and another seed brings other batches as well.
     """
 
     precision_ladder: tuple[Precision, ...] = (Precision.AMP_FP16, Precision.AMP_BF16, Precision.FP32)
@@ -53,6 +53,7 @@ class RecoverySpec:
     linger: NotNegative = 300.0  # how long a job may go on that has said that it diverged
     exclude_for: NotNegative = 172_800.0  # how long a strike counts against a node
     exclude_most: CountOrZero = 4  # nodes at a time
+    standby: bool = False  # the next job waits in the queue while one runs, and goes on where that one ends
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from clipctl.domain import AttemptRecord
     from clipctl.store.writer import Store
 
+IDENTITY = ("--job-name=", "--comment=")  # options by whose values a job is known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -59,6 +61,7 @@ class Start:
     folder: RunFolder
     parent: Parent | None = None
     patch: Patch | None = None  # what differs from the run as launched
+    after: int | None = None  # of a standby: the attempt whose end says where it starts, in place of `parent`
 
     @property
     def train(self) -> dict[str, Any]:
@@ -135,8 +138,8 @@ def execute(
     match decision:
         case Resubmit(remedy=remedy, basis=basis):
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
-            identity = store.intend(run, _intent(start, actor, basis, now))
-            return _submit(start, identity, store, backend, clock)
+            identity = store.intend(run, intent_of(start, actor, basis, now))
+            return _submit(start, identity, actor, store, backend, clock)
         case Stop(basis=basis):
             _stop(run, actor, basis, store, cluster, backend, now)
         case Hold(basis=basis):
@@ -173,8 +176,8 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         epochs=start.spec.train.epochs,
         limits=start.cluster.limits,
     )
-    identity = store.create(new, _intent(start, actor, "launched", now))
-    return _submit(start, identity, store, backend, clock)
+    identity = store.create(new, intent_of(start, actor, "launched", now))
+    return _submit(start, identity, actor, store, backend, clock)
 
 
 def _new_folder(folder: RunFolder, spec: str) -> None:
@@ -210,7 +213,7 @@ def _created(path: Path, text: str) -> bool:
     return True
 
 
-def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
+def intent_of(start: Start, actor: str, basis: str, now: float) -> Intent:
     return Intent(
         nonce=secrets.token_hex(8),
         time=now,
@@ -224,19 +227,32 @@ def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
     )
 
 
-def _submit(start: Start, identity: JobIdentity, store: Store, backend: Backend, clock: Clock) -> Submitted:
+def _submit(start: Start, identity: JobIdentity, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:
     try:
-        script = _write_files(start, identity)
+        script = write_files(start, identity)
     except OSError as error:
         reason = f"{error.filename or start.folder.path}: {error.strerror}"
-        _rejected(identity, Rejected(reason=reason), store, clock)  # known for certain: nothing was submitted
-        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
-    answer = backend.submit(script, identity)
-    if isinstance(answer, Rejected):
+        answer = Rejected(reason=reason, transient=True)  # known for certain: nothing was submitted
         _rejected(identity, answer, store, clock)
-        raise Refused(f"the scheduler refused: {answer.reason}", f"clipctl resume {identity.run}")
-    store.answered(identity.nonce, answer, time=clock.now())
-    return Submitted(identity=identity, answer=answer)
+        raise Unavailable(f"{reason}; nothing was submitted", f"clipctl resume {identity.run}") from error
+    said = backend.submit(script, identity)
+    if isinstance(said, Rejected):
+        _rejected(identity, said, store, clock)
+        refusal = Unavailable if said.transient else Refused
+        raise refusal(f"the scheduler refused: {said.reason}", f"clipctl resume {identity.run}")
+    store.answered(identity.nonce, said, time=clock.now())
+    if isinstance(said, Accepted) and (basis := _unrecognizable(said)):
+        store.hold(identity.run, actor=actor, basis=basis, time=clock.now())
+    return Submitted(identity=identity, answer=said)
+
+
+def _unrecognizable(job: Accepted) -> str:
+    """A job whose name or comment the site has changed is never found again: another would be submitted after it."""
+    changed = [line for line in job.differences if line.startswith(IDENTITY)]
+    if not changed:
+        return ""
+    said = "; ".join(changed)
+    return f"job {job.scheduler_id} cannot be recognized ({said}): scancel {job.scheduler_id}, and ask the site"
 
 
 def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Clock) -> None:
@@ -248,7 +264,7 @@ def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Cloc
     store.ingest(identity.run, identity.attempt, JournalFacts(), cursor, time=now, incident=incident)
 
 
-def _write_files(start: Start, identity: JobIdentity) -> Path:
+def write_files(start: Start, identity: JobIdentity) -> Path:
     """attempt.json, job.json and the script, all on disk before anything is submitted; the script's path."""
     attempt_folder, job_folder = start.folder.attempt(identity.attempt), start.folder.job(identity.nonce)
     for folder in (attempt_folder.path, job_folder.path, job_folder.logs):
@@ -259,6 +275,7 @@ def _write_files(start: Start, identity: JobIdentity) -> Path:
         ranks=start.spec.ranks,
         train=start.spec.train,
         parent=start.parent,
+        after=start.after,
     )
     contract.write_atomic(attempt_folder.attempt, contract.dumps(attempt))
     job = contract.Job(run=identity.run, attempt=identity.attempt, nonce=identity.nonce)

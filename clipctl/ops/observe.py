@@ -12,6 +12,7 @@ from clipctl.backends import Backend
 from clipctl.backends.slurm_codec import shown
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
+    Cursor,
     Evidence,
     Incident,
     JobReport,
@@ -23,7 +24,8 @@ from clipctl.domain import (
     Unobservable,
     answer_about,
 )
-from clipctl.joblogs import SCRIPT_LOG, rank_log, tail
+from clipctl.errors import ClipctlError
+from clipctl.joblogs import SCRIPT_LOG, first_to_leave, rank_log, tail
 from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
 LOG_LINES, SCRIPT_LINES = 8, 3  # of evidence
+# What reading or judging a run may raise where its rows or files are not what was written.
+UNREADABLE = (ClipctlError, OSError, ValueError, LookupError, TypeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +62,26 @@ def observe(
     store: Store,
     clock: Clock,
     files: Files | None = None,
+    unread: dict[str, Exception] | None = None,
 ) -> tuple[Observation, ...]:
-    """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing."""
+    """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing.
+
+    `unread`: takes, by run, what kept one of several jobs from being looked at; without it that is raised.
+    """
     if not jobs:
         return ()
     live = [job.identity for job in jobs if job.live]
     answer = backend.poll(live) if live else Unobservable(reason="nothing to ask for")
-    looks = tuple(_look(job, answer, limits, store, clock, files or LocalFiles()) for job in jobs)
+    looks = []
+    for job in jobs:
+        try:
+            looks.append(_look(job, answer, limits, store, clock, files or LocalFiles()))
+        except UNREADABLE as error:
+            if unread is None:
+                raise
+            unread[job.identity.run] = error
     store.feel({_attempt(look.job): pulse for look in looks if (pulse := look.evidence.pulse) is not None})
-    return looks
+    return tuple(looks)
 
 
 def _look(
@@ -75,13 +90,15 @@ def _look(
     identity = job.identity
     answer = answer_about(job.scheduler_id, answer)
     report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
-    if job.live and isinstance(answer, QueueSnapshot) and _is_news(job, report):
+    told = job.live and isinstance(answer, QueueSnapshot) and _is_news(job, report)
+    if told and isinstance(answer, QueueSnapshot):
         store.observed(identity.nonce, report, time=answer.time)
     # Before the events: whoever wrote exit.json had written the last event by then.
     exit_record = journal.exit_record(files, RunFolder(job.folder).job(identity.nonce))
     goes_on = report is not None and not report.over and exit_record is None
     written = _ingest(job, store, clock, files, goes_on)
-    job = store.job(identity.nonce)
+    if told or written.anything:
+        job = store.job(identity.nonce)
     evidence = _evidence(job, report, answer, exit_record, written, limits, clock.now(), files)
     if written.progressed or job.troubled or not goes_on:
         evidence = replace(evidence, series=store.series(identity.run, identity.attempt))
@@ -112,23 +129,28 @@ def _is_news(job: JobRecord, report: JobReport | None) -> bool:
 @dataclass(frozen=True)
 class _Written:
     heartbeat: Heartbeat | None
-    progressed: bool  # there are steps that the store had not heard of
+    anything: bool  # the store had not heard of
+    progressed: bool  # steps among it
 
 
 def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files, goes_on: bool) -> _Written:
     """Checkpoints come and go only where a rank writes: while it `goes_on`, without an event there is nothing new."""
     run, attempt = _attempt(job)
     folder = RunFolder(job.folder).attempt(attempt)
-    heartbeat, news, progressed = None, not goes_on, False
+    heartbeat, progressed = None, False
+    waiting: tuple[JournalFacts, Cursor] | None = None  # so that the last batch and the list are one transaction
     for facts, cursor in journal.read_all(files, folder, job.cursor):
         heartbeat = facts.heartbeat
         if facts.events:
-            news, progressed = True, progressed or any(event.kind == EventKind.PROGRESS for event in facts.events)
-            store.ingest(run, attempt, facts, cursor, time=clock.now())
-    if news:
-        listed, newest = journal.checkpoints(files, folder), store.job(job.identity.nonce).cursor
-        store.ingest(run, attempt, JournalFacts(), newest, time=clock.now(), checkpoints=listed)
-    return _Written(heartbeat, progressed)
+            if waiting is not None:
+                store.ingest(run, attempt, *waiting, time=clock.now())
+            waiting = facts, cursor
+            progressed = progressed or any(event.kind == EventKind.PROGRESS for event in facts.events)
+    if waiting is None and goes_on:
+        return _Written(heartbeat, False, False)
+    listed = journal.checkpoints(files, folder)
+    store.ingest(run, attempt, *(waiting or (JournalFacts(), job.cursor)), time=clock.now(), checkpoints=listed)
+    return _Written(heartbeat, True, progressed)
 
 
 def _evidence(
@@ -141,8 +163,8 @@ def _evidence(
     now: float,
     files: Files,
 ) -> Evidence:
-    folder = RunFolder(job.folder)
-    claim = journal.claim(files, folder.attempt(job.identity.attempt))
+    # Only of a job that no scheduler lists does it matter whether it ever came
+    claim = journal.claim(files, RunFolder(job.folder).attempt(job.identity.attempt)) if report is None else None
     final = job.landmarks.final
     ended = final is not None or exit_record is not None or job.missing_since is not None
     unexplained = final is None or final.kind == EventKind.CRASHED
@@ -183,7 +205,9 @@ def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
     """The script saw which rank went first; rank 0 may only have heard that its peer was gone."""
     folder = RunFolder(job.folder).job(job.identity.nonce)
     script, rank = tail(files, folder.logs / SCRIPT_LOG, LOG_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
-    return (*script[-SCRIPT_LINES:], *rank) if rank else script
+    first = first_to_leave(script)
+    its_own = tail(files, rank_log(folder, first), LOG_LINES) if first else ()
+    return (*script[-SCRIPT_LINES:], *its_own, *rank) if rank or its_own else script
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipctl.diagnose import diagnose
-from clipctl.domain import Decision, Evidence, History, Incident, Limits, RecoverySpec
+from clipctl.domain import AttemptRecord, Decision, Evidence, History, Incident, Limits, RecoverySpec
 from clipctl.policy.case import case_of
 from clipctl.policy.rules import RULES
 
@@ -26,8 +26,18 @@ def step(
 
     `evidence`: None where no job of it is watched; the incident is the one that is known.
     """
-    seen = None if evidence is None else diagnose(evidence, limits, now=now)
+    seen, history = at_a_look(history, evidence, limits, now=now)
     return seen, decide(history, seen or history.attempts[-1].incident, recovery, now=now)
+
+
+def at_a_look(
+    history: History, evidence: Evidence | None, limits: Limits, *, now: float
+) -> tuple[Incident | None, History]:
+    """What is seen now, and the history without what troubled a job that lives, as that is judged anew."""
+    if evidence is None:
+        return None, history
+    seen = diagnose(evidence, limits, now=now)
+    return seen, replace(history, attempts=tuple(map(_without_what_passed, history.attempts)))
 
 
 def decide(history: History, incident: Incident | None, recovery: RecoverySpec, *, now: float) -> Decision:
@@ -46,3 +56,9 @@ def explain(history: History, incident: Incident | None, recovery: RecoverySpec,
         if decision is not None:
             break
     return tuple(said)
+
+
+def _without_what_passed(attempt: AttemptRecord) -> AttemptRecord:
+    """What troubled a job while it lived is trouble only as long as each look finds it."""
+    incident = attempt.incident
+    return replace(attempt, incident=None) if attempt.live and incident is not None and incident.alive else attempt

@@ -1,4 +1,4 @@
-"""The presets and cluster profiles that can be named. Names and paths only: completion imports no pydantic."""
+"""The presets, cluster profiles and timelines that can be named. Only names and paths: completion needs no pydantic."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def preset_names() -> tuple[str, ...]:
 def preset_file(name: str) -> Path | None:
     """None: there is no such preset."""
     return _HERE / f"{name}.yaml" if name in preset_names() else None
+
+
+def timeline_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (_HERE / "timelines").glob("*.yaml")))
+
+
+def timeline_file(name: str) -> Path | None:
+    """None: there is no such timeline."""
+    return _HERE / "timelines" / f"{name}.yaml" if name in timeline_names() else None
 
 
 def cluster_names() -> tuple[str, ...]:

@@ -163,6 +163,8 @@ def decoded(path: Path) -> Iterator[None]:
 
 def _explain(error: sqlite3.Error, path: Path) -> ClipctlError | None:
     code = getattr(error, "sqlite_errorcode", None)
+    if "malformed JSON" in str(error):  # text of ours that a query looks into
+        return damaged(path, str(error))
     if code is None:  # raised by the sqlite3 module itself, for text that is no UTF-8
         return damaged(path, str(error)) if "decode" in str(error) else None
     if code & 0xFF in _NO_ANSWER:

@@ -1,6 +1,6 @@
-"""A run's losses: the newest stretch of its progress, and before that what its checkpoints say.
+"""A run's losses: the newest stretch of its progress, event by event, and before that a few of all the others.
 
-At most TAIL events and OLDER checkpoints are read, however long the run is.
+At most TAIL and OLDER events are read, however long the run is: each by its key.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clipctl.series import TAIL, Point, Series, Settings, flat, points_of
 from clipctl.store.views import parent_of
 from trainer.contract import Event, EventKind, Parent
 
-OLDER = 64  # checkpoints of whole epochs: a drift that takes longer than TAIL events is measured against them
+OLDER = 64  # a drift that takes longer than TAIL events is measured against these
 _FOLDER = re.compile(r"attempts/(\d+)/")
+
+Lines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -26,26 +28,25 @@ class _Part:
 
     attempt: int
     settings: Settings
+    newest: int  # seq of its newest event; once its tail was read, of the newest before that
     limit: int | None  # samples seen; None: all of it
 
 
 def series(connection: sqlite3.Connection, run: str, attempt: int, fresh: Iterable[Event] = ()) -> Series:
     """Of an attempt and, before its parent, of those that led to it. `fresh`: events that are not stored yet."""
     line = list(_line(connection, run, attempt))
-    unread = [flat(event) for event in fresh]
-    newest = line[0].settings
+    pace = line[0].settings
+    lines = [flat(event) for event in fresh]
     points: list[Point] = []
-    for part in line:
+    for index, part in enumerate(line):
         if len(points) >= TAIL:
             break
-        lines = _tail(connection, run, part, TAIL - len(points)) + (unread if part.attempt == attempt else [])
-        points = [*points_of(lines, part.attempt, part.settings, newest), *points]
-    points = points[-TAIL:]
-    older: list[Point] = []
-    for part in line:
-        before = (older or points)[0].samples_seen if older or points else None
-        older = [*_checkpoints(connection, run, part, before, OLDER - len(older)), *older]
-    return Series(points=(*older, *points), warmup=newest.warmup)
+        lines = _tail(connection, run, part, TAIL - len(points)) + lines
+        points = [*points_of(lines, part.attempt, part.settings, newest=pace), *points]
+        line[index] = replace(part, newest=_first(lines, part.newest) - 1)
+        lines = []
+    older = [point for part in reversed(line) for point in _sparse(connection, run, part, _gap(line))]
+    return Series(points=(*older, *points[-TAIL:]), warmup=pace.warmup)
 
 
 def _line(connection: sqlite3.Connection, run: str, attempt: int) -> Iterator[_Part]:
@@ -54,15 +55,15 @@ def _line(connection: sqlite3.Connection, run: str, attempt: int) -> Iterator[_P
     limit: int | None = None
     while number is not None:
         row = connection.execute(
-            """SELECT parent, ranks * json_extract(train, '$.batch_size') AS batch, json_extract(train, '$.precision')
-               AS precision, json_extract(train, '$.optim.warmup') AS warmup FROM attempts
-               WHERE run = ? AND number = ?""",
+            """SELECT parent, seq, ranks * json_extract(train, '$.batch_size') AS batch,
+               json_extract(train, '$.precision') AS precision, json_extract(train, '$.optim.warmup') AS warmup
+               FROM attempts WHERE run = ? AND number = ?""",
             (run, number),
         ).fetchone()
         if row is None:
             return
         settings = Settings(batch=row["batch"] or 1, warmup=row["warmup"] or 0, precision=str(row["precision"]))
-        yield _Part(number, settings, limit)
+        yield _Part(number, settings, row["seq"], limit)
         number, limit = _before(parent_of(row["parent"]), number, limit)
 
 
@@ -74,7 +75,7 @@ def _before(parent: Parent | None, child: int, limit: int | None) -> tuple[int |
     return int(found[1]), parent.samples_seen if limit is None else min(limit, parent.samples_seen)
 
 
-def _tail(connection: sqlite3.Connection, run: str, part: _Part, wanted: int) -> list[Mapping[str, Any]]:
+def _tail(connection: sqlite3.Connection, run: str, part: _Part, wanted: int) -> Lines:
     rows = connection.execute(
         """SELECT line FROM events WHERE run = ? AND attempt = ? AND kind IN (?, ?)
            AND (? IS NULL OR json_extract(line, '$.samples_seen') <= ?) ORDER BY seq DESC LIMIT ?""",
@@ -83,29 +84,23 @@ def _tail(connection: sqlite3.Connection, run: str, part: _Part, wanted: int) ->
     return [json.loads(row["line"]) for row in reversed(rows)]
 
 
-def _checkpoints(
-    connection: sqlite3.Connection, run: str, part: _Part, before: int | None, wanted: int
-) -> Iterator[Point]:
-    """Of whole epochs, those that were pruned too; each knows the loss of one step, the mean over all ranks."""
+def _first(lines: Lines, otherwise: int) -> int:
+    return int(lines[0]["seq"]) if lines else otherwise + 1
+
+
+def _gap(line: Iterable[_Part]) -> int:
+    """Between the events that are taken of all those before the tail."""
+    return max(1, -(-sum(part.newest for part in line) // OLDER))
+
+
+def _sparse(connection: sqlite3.Connection, run: str, part: _Part, gap: int) -> Iterator[Point]:
+    wanted = range(part.newest, 0, -gap)
     rows = connection.execute(
-        """SELECT json_extract(manifest, '$.epochs_done') AS epochs, json_extract(manifest, '$.step') AS step,
-           json_extract(manifest, '$.loss') AS loss, samples_seen FROM checkpoints
-           WHERE run = ? AND attempt = ? AND json_extract(manifest, '$.step_in_epoch') = 0 AND epochs > 0
-           AND typeof(loss) = 'real' AND samples_seen <= coalesce(?, samples_seen) AND samples_seen < coalesce(?, 1e30)
-           ORDER BY samples_seen DESC LIMIT ?""",
-        (run, part.attempt, part.limit, before, max(0, wanted)),
+        f"""SELECT line FROM events WHERE run = ? AND attempt = ? AND seq IN ({", ".join("?" * len(wanted))})
+            AND kind = ? ORDER BY seq""",
+        (run, part.attempt, *wanted, EventKind.PROGRESS),
     ).fetchall()
-    for row in reversed(rows):
-        steps = row["step"] // row["epochs"]
-        yield Point(
-            attempt=part.attempt,
-            seq=0,
-            epoch=row["epochs"],
-            step=row["step"],
-            step_in_epoch=steps,
-            steps_per_epoch=steps,
-            samples_seen=row["samples_seen"],
-            batch=part.settings.batch,
-            since_start=float("inf"),
-            loss=row["loss"],
-        )
+    lines = (json.loads(row["line"]) for row in rows)
+    for point in points_of(lines, part.attempt, part.settings, sparse=True):
+        if part.limit is None or point.samples_seen <= part.limit:
+            yield point

@@ -11,13 +11,13 @@ from clipctl.backends.comparison import differences
 from clipctl.backends.sbatch import understood
 from clipctl.backends.slurm_codec import Row
 from clipctl.backends.transport import Completed
-from clipctl.domain import Accepted, JobIdentity, Rejected, Unknown
-from clipctl.reasons import waiting
+from clipctl.diagnose import diagnose
+from clipctl.domain import Accepted, Evidence, JobIdentity, Limits, Rejected, Unknown
 from tests.backends.answers import INTENT, MARK, UID, job, recorded
 
 SEVERAL = [job(number) for number in range(1, 10)]
 STRANGERS = [job(1, run_id="ffffffff"), job(1, intent=INTENT + 86400), job(0)]
-NOISE = [
+NOISE = (
     MARK,
     f"{MARK}{MARK}",
     "\n",
@@ -38,7 +38,7 @@ NOISE = [
     "clipctl-ffffffff",
     "clipctl:demo:1:",
     "\N{FULLWIDTH DIGIT ONE}",
-]
+)
 
 
 @st.composite
@@ -52,11 +52,21 @@ def mangled(draw: st.DrawFn, text: str) -> str:
     return text
 
 
+def judge(row: Row) -> None:
+    """Whatever was made of an answer, only a job that it calls ended has."""
+    seen = Evidence(
+        attempt=1, time=INTENT, job=row.report, observed=True, submitted=True, claimed=True, uid=UID, log_tail=NOISE
+    )
+    incident = diagnose(seen, Limits(), now=INTENT)
+    assert (incident is not None and not incident.alive) is row.report.over
+
+
 def check(rows: list[Row] | None, choose: Callable[[list[Row], JobIdentity, int], Row | None]) -> None:
     for identity in SEVERAL:
         row = choose(rows or [], identity, UID)
         assert row is None or (row.name, row.report.nonce) == (identity.job_name, identity.nonce)
-        assert row is None or waiting(row.report) is None or waiting(row.report)
+        if row is not None:
+            judge(row)
     assert [choose(rows or [], identity, UID) for identity in STRANGERS] == [None, None, None]
 
 

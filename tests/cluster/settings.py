@@ -6,7 +6,7 @@ from .plan import Plan
 
 CLUSTER_NAME = "emulated"
 ACCOUNT = "clip"
-GRACE = 4  # seconds
+GRACE = 15  # seconds at most: who has saved leaves earlier
 
 # Preemption is a property of the partition that loses the job: one for each way of losing it, all over the same nodes.
 PARTITIONS = {
@@ -60,7 +60,7 @@ def _behaviour() -> dict[str, object]:
         "ReturnToService": 2,
         "TreeWidth": 65533,  # the controller speaks to each slurmd itself: a dead node silences no other
         "BatchStartTimeout": 60,  # hundreds of ranks start on few cores
-        "KillWait": 5,
+        "KillWait": 10,
         # InactiveLimit stays off: whoever freezes the controller would get srun's jobs killed at the thaw.
         "EnforcePartLimits": "NO",  # Slurm's default: what can never run is accepted, and waits
         "PreemptType": "preempt/partition_prio",

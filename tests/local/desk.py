@@ -147,9 +147,9 @@ class Desk:
         marks = [self.folder.attempt(attempt).path / f"rank_{rank}.ready" for rank in range(ranks)]
         eventually(lambda: all(mark.exists() for mark in marks))
 
-    def exit(self, job: str) -> contract.Exit:
+    def exit(self, job: str, seconds: float = 60.0) -> contract.Exit:
         path = self.job(job).exit
-        eventually(path.exists)
+        eventually(path.exists, seconds)
         return contract.loads(contract.Exit, path.read_text())
 
     def log(self, job: str, name: str = "script") -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from clipctl.domain import Evidence, JobReport, JobState, Series
 from clipctl.series import TAIL, Point
+from clipctl.store.progress import OLDER
 from trainer.contract import Event, EventKind
 
 BATCH = 79_872  # L/14: ln is 11.29
@@ -62,13 +63,14 @@ def evidence(
     job = RUNNING if alive else replace(RUNNING, state=JobState.TIMEOUT)
     return Evidence(
         attempt=attempt, time=1000.0, job=job, observed=True, submitted=True, diverged=diverged, final=diverged,
-        series=Series(points=(*_checkpoints(series[:-TAIL]), *series[-TAIL:]), warmup=WARMUP),
+        series=Series(points=(*_sparse(series[:-TAIL]), *series[-TAIL:]), warmup=WARMUP),
     )  # fmt: skip
 
 
-def _checkpoints(older: Sequence[Point]) -> tuple[Point, ...]:
-    """What is left of them: one an epoch."""
-    return tuple(replace(point, seq=0) for point in older if point.step_in_epoch == point.steps_per_epoch)
+def _sparse(older: Sequence[Point]) -> tuple[Point, ...]:
+    """As the store reads them."""
+    gap = max(1, len(older) // OLDER)
+    return tuple(replace(point, sparse=True, pace=None) for point in older[::-gap][::-1])
 
 
 def not_a_number(step: int) -> Event:

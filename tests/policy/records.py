@@ -72,7 +72,7 @@ def diverged(number: int, epoch: int, step_in_epoch: int = 5, **more: Any) -> In
     samples = (epoch - 1) * EPOCH + step_in_epoch * 10
     found = Incident(
         kind=IncidentKind.DIVERGED, attempt=number, detail="loss nan", epoch=epoch, step_in_epoch=step_in_epoch,
-        step=samples // 10, samples_seen=samples, ranks=(0, 1),
+        step=samples // 10, samples_seen=samples, ranks=(0, 1), rise=False,
     )  # fmt: skip
     return replace(found, **more)
 

@@ -67,7 +67,7 @@ SPIKE = at(75, 1205)
         # a drift that no epoch shows by itself
         (until(at(70), usual, rising(at(70), 0.5)), 74, Form.SPIKE, (70, 700)),
         # one that takes forty epochs to get nowhere
-        (until(at(70), usual, rising(at(70), 0.1)), 100, Form.SPIKE, (71, 2500)),
+        (until(at(70), usual, rising(at(70), 0.1)), 100, Form.SPIKE, (70, 2000)),
         # one that never learned anything
         (flat(11.2), 8, Form.PLATEAU, (4, 2504)),
     ],
@@ -154,6 +154,15 @@ def test_how_an_earlier_attempt_went_says_nothing_until_this_one_has_losses() ->
     stuck = points(until(at(74), usual, flat(11.1)), 70, 75)
     assert judged(evidence(stuck)) is not None
     assert judged(evidence(stuck, attempt=2)) is None
+
+
+def test_a_rise_that_falls_among_the_few_points_that_first_make_a_level_is_seen_from_its_start() -> None:
+    """As after a reader's long absence: of all that came before the plateau four points are known, far apart."""
+    known = [replace(point, sparse=True) for point in points(until(at(12), usual, flat(11.1)), 5, 12)[12::26]]
+    stuck = points(flat(11.1), 13, 13)
+    incident = judged(evidence([*known[-5:], *stuck]))
+    assert incident is not None
+    assert (incident.form, incident.epoch) == (Form.PLATEAU, 11), "the last that is known to have been good"
 
 
 # --- not a number -----------------------------------------------------------------------------------

@@ -130,13 +130,12 @@ ENDS = {
         "fp32 comes after amp_fp16",
     ),
     "one rank, no rise": (
-        over(diverged(1, 75, ranks=(17,), rise=False)),
+        over(diverged(1, 75, ranks=(17,))),
         "one_rank_out_of_the_blue",
         Resubmit,
         "on rank 17 alone and without a rise: a node's fault at first; the newest good checkpoint, same settings, once",
     ),
     "one rank, after a rise": (over(diverged(1, 75, ranks=(17,), rise=True)), "other_settings", Resubmit, "fp32"),
-    "one rank, and who knows": (over(diverged(1, 75, ranks=(17,))), "other_settings", Resubmit, "fp32"),
     "preempted": (over(ended(1, Kind.PREEMPTED)), "go_on", Resubmit, "preempted; the newest good checkpoint, same"),
     "a node's memory, once": (in_a_row(Kind.OUT_OF_MEMORY, 1), "go_on", Resubmit, "out of memory; no checkpoint yet"),
     "hung, stopped and gone": (over(ended(1, Kind.HUNG)), "go_on", Resubmit, "hung; the newest good checkpoint"),
@@ -229,17 +228,17 @@ def test_a_precision_that_does_not_fit_into_the_gpu_gives_way_to_the_next():
 
 
 def test_the_same_place_again_is_a_divergence_after_all():
-    first = attempt(1, incident=diverged(1, 75, ranks=(17,), rise=False))
-    second = attempt(2, parent=SAVED[73], incident=diverged(2, 75, ranks=(40,), rise=False))
+    first = attempt(1, incident=diverged(1, 75, ranks=(17,)))
+    second = attempt(2, parent=SAVED[73], incident=diverged(2, 75, ranks=(40,)))
     decision = said(history(first, second, checkpoints=SAVED))[1]
     assert isinstance(decision, Resubmit)
     assert (decision.remedy.parent, decision.remedy.patch) == (SAVED[67], {"train.precision": "fp32"})
 
 
 def test_another_place_is_another_nodes_fault_at_first():
-    first = attempt(1, incident=diverged(1, 75, ranks=(17,), rise=False))
+    first = attempt(1, incident=diverged(1, 75, ranks=(17,)))
     newer = checkpoint(2, 80)
-    second = attempt(2, parent=SAVED[73], incident=diverged(2, 81, ranks=(40,), rise=False))
+    second = attempt(2, parent=SAVED[73], incident=diverged(2, 81, ranks=(40,)))
     rule, decision = said(history(first, second, checkpoints=(*SAVED, newer)))
     assert rule == "one_rank_out_of_the_blue" and isinstance(decision, Resubmit)
     assert decision.remedy.parent == newer

@@ -13,6 +13,7 @@ import pytest
 from tests.cluster import Cluster, missing_programs
 from tests.slurm.desk import SlurmDesk
 from tests.slurm.jobs import Jobs
+from tests.story.watch import Watch, watching
 
 HERE = Path(__file__).parent
 CLUSTERS = ("accounted", "cluster")
@@ -110,3 +111,16 @@ def jobs(cluster: Cluster, in_order: None, tmp_path: Path) -> Jobs:
 @pytest.fixture
 def accounted_jobs(accounted: Cluster, in_order: None, tmp_path: Path) -> Jobs:
     return jobs_of(accounted, tmp_path)
+
+
+@pytest.fixture
+def watch(desk: SlurmDesk) -> Iterator[Watch]:
+    """A desk at which the watchdog acts, tick by tick; the invariants are asked after each."""
+    with watching(desk) as watch:
+        yield watch
+
+
+@pytest.fixture
+def accounted_watch(accounted_desk: SlurmDesk) -> Iterator[Watch]:
+    with watching(accounted_desk) as watch:
+        yield watch

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.cluster import Cluster
 
-PATIENCE = 90.0  # seconds; all waits here are bounded, none is measured
+PATIENCE = 200.0  # seconds; all waits here are bounded, none is measured
 SMALL = (
     "train.engine=rehearsal",
     "train.rehearsal.step_seconds=0.05",
@@ -122,11 +122,10 @@ class SlurmDesk:
         logs = sorted(self.folder(name).glob("jobs/*/logs/*.log"))
         return "\n".join(f"--- {log}\n{log.read_text(errors='replace')[-2000:]}" for log in logs[:3])
 
-    def jobs_of(self, name: str) -> list[str]:
-        """Ids of jobs of this run that Slurm lists as live."""
-        run_id = self.run_id(name)
-        listed = self.cluster.run("squeue", "--noheader", "--format=%i %j").stdout
-        return [line.split()[0] for line in listed.splitlines() if line.split()[1:] == [f"clipctl-{run_id}"]]
+    def jobs_of(self, name: str, *options: str) -> list[str]:
+        """Ids of jobs of this run that Slurm lists: live ones, if `options` of squeue do not ask for others."""
+        wanted = ("--noheader", "--format=%i", f"--name=clipctl-{self.run_id(name)}", *options)
+        return self.cluster.run("squeue", *wanted).stdout.split()
 
     def run_id(self, name: str) -> str:
         intents = (self.folder(name) / "decisions.jsonl").read_text().splitlines()

@@ -13,7 +13,7 @@ from clipctl.backends.slurm import SlurmBackend
 from clipctl.domain import Accepted, JobIdentity, JobReport, JobState, Limits, QueueSnapshot, Rejected, Unknown
 from tests.cluster import Cluster
 
-IMPATIENT = Limits(query_timeout=1, submit_timeout=1)  # for a controller that is not going to answer
+IMPATIENT = Limits(query_timeout=1, submit_timeout=3)  # for a controller that is not going to answer
 
 
 @dataclass
@@ -49,8 +49,6 @@ class Jobs:
             f"#SBATCH --chdir={shlex.quote(str(run))}",
             "#SBATCH --no-requeue",
             "#SBATCH --dependency=singleton",
-            body,
-            "",
         ]
         script = folder / "submission.sh"
         script.write_text("\n".join(["#!/bin/bash", *lines, body, ""]))

@@ -17,8 +17,9 @@ from tests.slurm.jobs import IMPATIENT, Jobs
 
 def test_a_job_is_told_from_its_start_to_its_end(jobs: Jobs) -> None:
     before = time.time()
-    identity = jobs.submit("sleep 2; exit 85", nodes="2", gres="gpu:4")
+    identity = jobs.submit("until [ -e seen ]; do sleep 0.1; done; exit 85", nodes="2", gres="gpu:4")
     running = jobs.until_state(identity, JobState.RUNNING)
+    (jobs.root / "runs/demo/seen").touch()
     assert (running.nodes, running.node_count, running.partition) == ("jwb[0001-0002]", 2, "booster")
     assert running.started_at is not None and before - 1 <= running.started_at <= time.time() + 1
     assert running.ends_at == running.started_at + 3600
@@ -121,10 +122,9 @@ def test_a_job_that_the_site_starts_again_is_the_same_job(jobs: Jobs) -> None:
     first = jobs.until_state(identity, JobState.RUNNING)
     jobs.cluster.run("scontrol", "update", f"jobid={first.scheduler_id}", "requeue=1")
     jobs.cluster.run("scontrol", "requeue", first.scheduler_id)
-    again = jobs.until(identity, lambda report: report.restarts == 1)
-    assert again.scheduler_id == first.scheduler_id
-    waits = jobs.until_state(identity, JobState.PENDING)
-    assert waits.reason == "BeginTime" and waits.expected_start is not None
+    again = jobs.until(identity, lambda report: report.reason == "BeginTime")
+    assert (again.scheduler_id, again.state, again.restarts) == (first.scheduler_id, JobState.PENDING, 1)
+    assert again.expected_start is not None
 
 
 def test_a_preempted_job_tells_when_whatever_its_state(jobs: Jobs) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipctl.domain import Accepted, JobIdentity, JobReport, JobState, Limits, Unknown, Unobservable
+from tests.slurm.desk import eventually
 from tests.slurm.jobs import IMPATIENT, Jobs
 
 PATIENT = Limits(query_timeout=20, submit_timeout=20)
@@ -47,9 +48,19 @@ def test_a_submission_without_an_answer_reached_nobody(jobs: Jobs) -> None:
     assert jobs.backend.find(identity) is None and jobs.ids(identity) == []
 
 
+def saved_at(jobs: Jobs) -> int:
+    """When the controller wrote its jobs down; 0 while it gives the new file its name."""
+    try:
+        return (jobs.cluster.folder / "state/job_state").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def test_an_accepted_job_is_lost_and_its_id_given_to_another(jobs: Jobs) -> None:
-    """Slurm writes its state seconds later: until then a job that was accepted does not survive a kill."""
-    jobs.submit(identity=jobs.of_another_run())  # so that the state was written just now
+    """Slurm writes its state each five seconds: until then a job that was accepted does not survive a kill."""
+    before = saved_at(jobs)
+    jobs.submit(identity=jobs.of_another_run())
+    eventually(lambda: saved_at(jobs) > before)  # and not again within 5 s
     identity, answer = jobs.try_submit()
     jobs.cluster.restart_controller()
     assert isinstance(answer, Accepted)

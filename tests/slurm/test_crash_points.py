@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import SOAKING
 from tests.slurm import crashing
-from tests.slurm.desk import SlurmDesk, eventually, impostor, real
+from tests.slurm.desk import PATIENCE, SlurmDesk, eventually, impostor, real
 from tests.slurm.witness import of_one_job_at_a_time
 
 CRASHING = str(Path(crashing.__file__))
@@ -79,15 +80,16 @@ def goes_on(desk: SlurmDesk, command: list[str], attempts: int) -> None:
 
 
 def nothing_is_orphaned(desk: SlurmDesk) -> None:
-    """Two looks later what Slurm lists is the job that the store names, and where it lists none the store says so."""
-    if desk.clipctl("status", "r").code:  # not even intended
+    """Two looks later the store names every job that Slurm has had of the run, and knows which one lives."""
+    if desk.clipctl("status", "r").code:  # not even intended, so nothing lives
         assert desk.cluster.run("squeue", "--noheader").stdout == ""
         return
     desk.looked("r")
     time.sleep(max(HASTE.values()) + 0.5)
-    listed = desk.jobs_of("r")
     job = desk.looked("r")["job"]
-    assert listed in ([], [job["scheduler_id"]])
+    attempts = json.loads(desk.clipctl("show", "r", "--json").out)["lineage"]
+    known = {job["scheduler_id"] for attempt in attempts for job in attempt["jobs"]}
+    assert known - {None} == set(desk.jobs_of("r", "--states=all"))
     assert job["scheduler_id"] if job["live"] else desk.jobs_of("r") == []
 
 
@@ -134,7 +136,7 @@ def killed_by_its_sbatch(desk: SlurmDesk, folder: Path, command: list[str], body
     process = desk.start(*command, PATH=path)
     caller.with_suffix(".new").write_text(str(process.pid))
     caller.with_suffix(".new").rename(caller)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL, (out, err)
 
 

@@ -37,7 +37,7 @@ def test_from_the_first_line_to_the_warning_before_wall_time(desk: SlurmDesk) ->
     desk.sbatch(desk.script_on("n1", slurm=options), **SECRETS)
     desk.ready(ranks=4)
     _check_what_ranks_found(desk)
-    left = desk.exit("n1")
+    left = desk.exit("n1", seconds=150)
 
     assert left.code == ExitCode.STOPPED
     assert desk.last_word()["signal"] == "SIGUSR1"
@@ -91,7 +91,7 @@ def test_slurm_understands_all_that_it_is_told(desk: SlurmDesk) -> None:
 
 
 def test_a_cancelled_job_saves_and_its_successor_waits_until_it_is_gone(desk: SlurmDesk) -> None:
-    desk.ranks_that_save_for(3)
+    desk.ranks_that_save_for(5)  # half of KillWait
     first = desk.sbatch(desk.script_on("n1"))
     desk.ready(ranks=4)
     second = desk.sbatch(desk.script_on("n2", attempt=2))

@@ -27,10 +27,13 @@ from clipctl.ops.read.shapes import (
     Progress,
     RunView,
     ShowView,
+    StandbyView,
     StatusView,
 )
-from clipctl.store import views
-from clipctl.store.records import JobRecord, RunRecord
+from clipctl.ops.read.watchdog import WatchdogView, watchdog
+from clipctl.store import standing, views
+from clipctl.store.records import JobRecord, RunRecord, StandbyRecord
+from clipctl.store.ticks import late
 
 __all__ = [
     "AttemptView",
@@ -42,19 +45,24 @@ __all__ = [
     "Queues",
     "RunView",
     "ShowView",
+    "StandbyView",
     "StatusView",
+    "WatchdogView",
     "checkpoints",
     "jobs_live",
     "resumable",
     "run_names",
     "run_status",
     "show",
+    "standbys",
     "status",
+    "watchdog",
 ]
 
 LATEST = 20  # runs that `status` lists besides those that live or are held
 PATIENCE = 3.0  # seconds, for all run folders of one command together
 _MAY_RESUME = (RunState.STOPPED, RunState.UNKNOWN)
+_WATCHED = (*_MAY_RESUME, RunState.QUEUED, RunState.RUNNING)
 _LOCAL = LocalFiles()
 
 Queues = Mapping[str, QueueSnapshot | Unobservable]  # by cluster: one poll's answer of each that was asked
@@ -77,7 +85,9 @@ def status(
             return StatusView(time=now, total=0, scheduler=reason, runs=())
         shown = views.runs(connection, latest=None if everything else LATEST)
         runs = _run_views(connection, shown, queues, files, now, patience)
-        return StatusView(time=now, total=views.count(connection), scheduler=reason, runs=runs)
+        unwatched = _unwatched(home, runs, now)
+        total = views.count(connection)
+        return StatusView(time=now, total=total, scheduler=reason, runs=runs, unwatched=unwatched)
 
 
 def _run_views(
@@ -119,7 +129,14 @@ def run_status(
             raise _no_such_run(name)
         queue = queues.get(run.cluster)
         view = run_view(connection, run, queue=queue, files=files, now=now, patience=patience)
-        return StatusView(time=now, total=views.count(connection), scheduler=_silence(queues), runs=(view,))
+        unwatched = _unwatched(home, (view,), now)
+        total, reason = views.count(connection), _silence(queues)
+        return StatusView(time=now, total=total, scheduler=reason, runs=(view,), unwatched=unwatched)
+
+
+def _unwatched(home: Path, runs: Iterable[RunView], now: float) -> float | None:
+    """Only where there was a watchdog once, and there is something for it to watch."""
+    return late(home, now) if any(run.state in _WATCHED for run in runs) else None
 
 
 def show(
@@ -165,7 +182,7 @@ def resumable(home: Path, *, now: float, queues: Queues = _NOBODY_ASKED, files: 
     with views.reading(home) as connection:
         if connection is None:
             return ()
-        runs = [run for run in views.runs(connection) if run.state in (*_MAY_RESUME, RunState.QUEUED, RunState.RUNNING)]
+        runs = [run for run in views.runs(connection) if run.state in _WATCHED]
         found = _run_views(connection, runs, queues, files, now, PATIENCE)
     return tuple(run for run in found if run.state in _MAY_RESUME)
 
@@ -184,6 +201,15 @@ def jobs_live(home: Path) -> tuple[tuple[RunRecord, JobRecord], ...]:
         jobs = views.jobs_live(connection)
         runs = {name: views.run(connection, name) for name in {job.identity.run for job in jobs}}
         return tuple((run, job) for job in jobs if (run := runs[job.identity.run]) is not None)
+
+
+def standbys(home: Path) -> tuple[tuple[RunRecord, StandbyRecord], ...]:
+    """The same for jobs that stand by."""
+    with views.reading(home) as connection:
+        if connection is None:
+            return ()
+        found = [(views.run(connection, each.identity.run), each) for each in standing.everywhere(connection)]
+        return tuple((run, standby) for run, standby in found if run is not None)
 
 
 def _no_such_run(name: str) -> NotFound:
