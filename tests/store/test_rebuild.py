@@ -173,7 +173,7 @@ def test_a_copy_from_before_starts_no_second_job(home: Path, tmp_path: Path) -> 
         RunFolder.of(home, "digits").job(identity.nonce).path.mkdir(parents=True)
     shutil.copy(tmp_path / "backup.db", homes.database(home))
     with open_store(home) as store:
-        with pytest.raises(Damaged, match="it lacks 1 of what") as refusal:
+        with pytest.raises(Damaged, match="it does not have what") as refusal:
             store.intend("digits", stories.intent("n3"))
         with pytest.raises(Damaged):
             store.hold("digits", actor="ada", basis="later", time=400.0)
@@ -204,6 +204,18 @@ def test_rows_that_the_folder_does_not_bear_out_start_nothing(home: Path, what: 
     assert [line.partition(":")[0] for line in check(home).problems][:1] == ["run digits"]
     with open_store(home) as store, pytest.raises(Damaged):
         store.intend("digits", stories.intent("n9"))
+
+
+def test_a_line_whose_row_lost_a_byte_is_not_taken_for_one_without_effect(home: Path) -> None:
+    with open_store(home) as store:
+        told(store, home)
+    folder = RunFolder.of(home, "held")
+    before = folder.decisions.read_bytes()
+    with closing(sqlite3.connect(homes.database(home))) as changed, changed:
+        changed.execute("UPDATE decisions SET id = 'x' || substr(id, 2) WHERE kind = 'cancel'")
+    with open_store(home) as store, pytest.raises(Damaged, match="it does not have what"):
+        store.hold("held", actor="ada", basis="later", time=400.0)
+    assert folder.decisions.read_bytes() == before
 
 
 def test_rows_of_journals_are_checked_too(home: Path) -> None:
