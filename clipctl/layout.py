@@ -25,6 +25,10 @@ class JobFolder:
         return self.path / contract.EXIT_FILE
 
     @property
+    def withdrawn(self) -> Path:
+        return self.path / contract.WITHDRAWN_FILE
+
+    @property
     def logs(self) -> Path:
         return self.path / contract.LOGS_FOLDER
 

@@ -32,6 +32,7 @@ class RunFacts:
     final: str | None = None  # the trainer's last word
     held: bool = False
     cancelled: bool = False
+    succeeded: bool = False  # a job that stands by in the queue may go on
 
 
 def run_state(facts: RunFacts) -> RunState:
@@ -45,7 +46,10 @@ def run_state(facts: RunFacts) -> RunState:
         return _live(facts)
     if facts.cancelled:
         return RunState.CANCELLED
-    return RunState.HELD if facts.held else RunState.STOPPED
+    if facts.held:
+        return RunState.HELD
+    goes_on = facts.succeeded and facts.final in (None, EventKind.STOPPED)
+    return RunState.QUEUED if goes_on else RunState.STOPPED
 
 
 def _live(facts: RunFacts) -> RunState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +56,25 @@ class Series:
 
 
 def points_of(
-    lines: Iterable[Mapping[str, Any]], attempt: int, settings: Settings, newest: Settings, *, begin: float = -math.inf
+    lines: Iterable[Mapping[str, Any]],
+    attempt: int,
+    settings: Settings,
+    *,
+    newest: Settings | None = None,
+    sparse: bool = False,
 ) -> Iterator[Point]:
-    """From events as flat mappings, in order; what is none of ours is left out. `begin`: step of an earlier start.
+    """From events as flat mappings, in order; what is none of ours is left out.
 
-    `newest`: the settings of the attempt whose pace is in question.
+    `newest`: the settings of the attempt whose pace is in question; None: nobody's is.
     """
-    comparable = (settings.batch, settings.precision) == (newest.batch, newest.precision)
+    begin = -math.inf
+    paced = newest is not None and (settings.batch, settings.precision) == (newest.batch, newest.precision)
     for line in lines:
         if line.get("kind") == EventKind.STARTED:
             begin = _number(line, "step") or 0.0
-        elif line.get("kind") == EventKind.PROGRESS and (point := _point(line, attempt, settings.batch, begin)):
-            yield point if comparable else _without_pace(point)
+        elif line.get("kind") == EventKind.PROGRESS:
+            with suppress(_NoPoint):
+                yield _point(line, attempt, settings.batch, begin, paced, sparse)
 
 
 def flat(event: Event) -> dict[str, Any]:
@@ -75,43 +83,50 @@ def flat(event: Event) -> dict[str, Any]:
     return {**event.facts, **own, "samples_seen": event.samples_seen}
 
 
-def _point(line: Mapping[str, Any], attempt: int, batch: int, begin: float) -> Point | None:
-    numbers = [_number(line, name) for name in ("seq", "epoch", "step", "step_in_epoch", "steps_per_epoch")]
-    seen, loss = _number(line, "samples_seen"), _number(line, "loss")
-    whole = [int(number) for number in (*numbers, seen) if number is not None and math.isfinite(number)]
-    if len(whole) < len(numbers) + 1 or loss is None:
-        return None
-    seq, epoch, step, step_in_epoch, steps_per_epoch, samples_seen = whole
-    seconds, waiting = _number(line, "seconds"), _number(line, "data_seconds")
+class _NoPoint(Exception):
+    """Another version's event, or a torn one."""
+
+
+def _point(line: Mapping[str, Any], attempt: int, batch: int, begin: float, paced: bool, sparse: bool) -> Point:
+    """In few steps: a look reads a hundred thousand of them."""
+    seconds, waiting, step = _number(line, "seconds"), _number(line, "data_seconds"), _whole(line, "step")
+    loss = _number(line, "loss")
+    if loss is None:
+        raise _NoPoint
     return Point(
         attempt=attempt,
-        seq=seq,
-        epoch=epoch,
+        seq=_whole(line, "seq"),
+        epoch=_whole(line, "epoch"),
         step=step,
-        step_in_epoch=step_in_epoch,
-        steps_per_epoch=steps_per_epoch,
-        samples_seen=samples_seen,
+        step_in_epoch=_whole(line, "step_in_epoch"),
+        steps_per_epoch=_whole(line, "steps_per_epoch"),
+        samples_seen=_whole(line, "samples_seen"),
         batch=batch,
         since_start=step - begin,
         loss=loss,
         grad_norm=_number(line, "grad_norm_max"),
         scale=_number(line, "scale"),
-        pace=_number(line, "samples_per_second"),
+        pace=_number(line, "samples_per_second") if paced else None,
         waiting=waiting / seconds if seconds and waiting is not None else None,
+        sparse=sparse,
     )
 
 
-def _without_pace(point: Point) -> Point:
-    values = {name: getattr(point, name) for name in Point.__slots__}
-    return Point(**values | {"pace": None})
+def _whole(line: Mapping[str, Any], name: str) -> int:
+    value = line.get(name)
+    if type(value) is not int:
+        raise _NoPoint
+    return value
 
 
 def _number(line: Mapping[str, Any], name: str) -> float | None:
-    """ "nan" and "inf" are numbers. None for what another version, or a torn write, may have made of it."""
+    """ "nan" and "inf" are numbers. None for what another version may have made of it."""
     value = line.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if type(value) is float or value is None:
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -30,6 +30,7 @@ from trainer.contract import (
 from trainer.loop import Trainee
 from trainer.position import Position
 from trainer.recorder import Recorder
+from trainer.resume import parent_of
 from trainer.save_now import served
 from trainer.verify import DIGEST_PREFIX, damage, manifest_path, read_manifest
 
@@ -221,7 +222,7 @@ def parents(attempts: Path) -> frozenset[Path]:
     """Every checkpoint that an attempt started from."""
     found = set()
     for file in attempts.glob(f"*/{ATTEMPT_FILE}"):
-        parent = loads(Attempt, file.read_bytes()).parent
+        parent = parent_of(loads(Attempt, file.read_bytes()), file.parent)
         if parent is not None:
             found.add(attempts.parent / parent.path)
     return frozenset(found)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,11 +27,13 @@ from trainer.contract import (
     JOB_FILE,
     NONCE_VARIABLE,
     SCHEMA,
+    WITHDRAWN_FILE,
     Attempt,
     Claim,
     EventKind,
     ExitCode,
     Job,
+    Parent,
     dumps,
     loads,
     sync_folder,
@@ -39,6 +42,8 @@ from trainer.contract import (
 from trainer.origin import refuse_foreign
 from trainer.outcome import last_word
 from trainer.predecessor import Jobs, jobs_around
+from trainer.resume import newest_own
+from trainer.successor import objection
 
 T = TypeVar("T", Attempt, Claim, Job)
 
@@ -67,16 +72,16 @@ def main(arguments: list[str]) -> int:
 def claim(folder: Path, environ: Mapping[str, str], *, wait: float) -> None:
     """Takes the attempt in `folder` for this environment's job, or raises Fenced (OSError, ValueError: no attempt)."""
     nonce = environ.get(NONCE_VARIABLE, "")
-    _check_issued(folder, nonce)
+    attempt = _check_issued(folder, nonce)
     jobs, deadline = jobs_around(folder.parent.parent, environ), time.monotonic() + wait
     # Before: a predecessor that is still saving may publish its checkpoint until we take over.
-    _check_newest(folder)
+    _check_wanted(folder, nonce)
     _await_predecessors(folder, jobs, deadline)
-    mine = _claim_of(nonce, environ)
+    mine = replace(_claim_of(nonce, environ), parent=_parent(folder, attempt, jobs))
     _take(folder, mine)
     # And after: of two attempts that come at the same moment, at least one now sees the other's claim.
     try:
-        _check_newest(folder)
+        _check_wanted(folder, nonce)
         _await_predecessors(folder, jobs, deadline)
     except Fenced:
         (folder / CLAIM_FILE).unlink(missing_ok=True)  # or the one that goes on would no longer hold its own
@@ -92,7 +97,9 @@ def still_mine(folder: Path, nonce: str) -> bool:
     except FileNotFoundError:
         return False
     current = held.nonce == nonce and held.restart_count == _restart_count(os.environ)
-    return current and not any(number > int(folder.name) for number in _claimed(folder))
+    if not current or _withdrawn(folder, nonce):
+        return False
+    return not any(number > int(folder.name) for number in _claimed(folder))
 
 
 def job_folder(attempt_folder: Path, nonce: str) -> Path:
@@ -102,7 +109,7 @@ def job_folder(attempt_folder: Path, nonce: str) -> Path:
 # --- may it ----------------------------------------------------------------------------------------
 
 
-def _check_issued(folder: Path, nonce: str) -> None:
+def _check_issued(folder: Path, nonce: str) -> Attempt:
     attempt = _read(Attempt, folder / ATTEMPT_FILE)
     if not nonce or Path(nonce).name != nonce:
         raise Fenced(f"{NONCE_VARIABLE} is {nonce!r}: an attempt is run by the job that clipctl submitted for it")
@@ -112,9 +119,12 @@ def _check_issued(folder: Path, nonce: str) -> None:
         raise Fenced(f"job {nonce} was not issued for run {attempt.run}: it has no {JOB_FILE}") from None
     if (job.nonce, job.run, job.attempt) != (nonce, attempt.run, int(folder.name)):
         raise Fenced(f"job {nonce} was issued for attempt {job.attempt} of run {job.run}, not for {folder}")
+    return attempt
 
 
-def _check_newest(folder: Path) -> None:
+def _check_wanted(folder: Path, nonce: str) -> None:
+    if _withdrawn(folder, nonce):
+        raise Fenced(f"job {nonce} was withdrawn: it must not start")
     if later := [number for number in _claimed(folder) if number > int(folder.name)]:
         raise Fenced(f"attempt {max(later)} of this run is claimed already; {folder.name} is over")
 
@@ -131,6 +141,24 @@ def _await_predecessors(folder: Path, jobs: Jobs, deadline: float) -> None:
             print(f"waiting, {words}", flush=True)
             said = words
         time.sleep(min(jobs.look_every, left))
+
+
+def _parent(folder: Path, attempt: Attempt, jobs: Jobs) -> Parent | None:
+    """Of a job that stood by: the newest whole checkpoint of the attempt before, unless policy has to speak first."""
+    if attempt.after is None:
+        return None
+    if CLAIM_FILE in os.listdir(folder):  # this very job, started again by its site; another's is not taken over
+        return _claim_in(folder).parent
+    held = _earlier_claims(folder)
+    if (last := max(held, default=0)) != attempt.after:
+        raise Fenced(f"attempt {folder.name} stood by for {attempt.after}, and the last one that started is {last}")
+    before, claim = folder.parent / str(attempt.after), held[attempt.after]
+    if why := objection(before, job_folder(before, claim.nonce), jobs.ended_as(claim)):
+        raise Fenced(f"attempt {before.name} {why}: policy speaks first")
+    parent = newest_own(before)
+    if parent is None:  # nothing was gained: what another start costs is policy's to say
+        raise Fenced(f"attempt {before.name} left no whole checkpoint: policy speaks first")
+    return parent
 
 
 def _earlier_claims(folder: Path) -> dict[int, Claim]:
@@ -187,6 +215,12 @@ def _claim_of(nonce: str, environ: Mapping[str, str]) -> Claim:
 
 def _restart_count(environ: Mapping[str, str]) -> int:
     return int(environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def _withdrawn(folder: Path, nonce: str) -> bool:
+    """Listed, not stat'ed, as below."""
+    job = job_folder(folder, nonce)
+    return job.is_dir() and WITHDRAWN_FILE in os.listdir(job)
 
 
 # --- files -----------------------------------------------------------------------------------------

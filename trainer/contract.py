@@ -61,6 +61,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 JOB_FILE = "job.json"
 SUBMISSION_FILE = "submission.sh"
 EXIT_FILE = "exit.json"
+WITHDRAWN_FILE = "withdrawn"  # by clipctl: a job with that nonce must not claim any more, nor publish
 LOGS_FOLDER = "logs"
 
 NONCE_VARIABLE = "CLIPCTL_NONCE"  # in the environment of every process of a job: how a local job is found again
@@ -126,7 +127,8 @@ class Attempt:
     number: int  # from 1
     ranks: int
     train: TrainSpec
-    parent: Parent | None = None  # None: from random weights
+    parent: Parent | None = None  # None: from random weights, or `after` says it
+    after: int | None = None  # a standby: goes on where that attempt ends, if it ends well; its claim names the parent
     schema: int = SCHEMA
 
 
@@ -149,6 +151,7 @@ class Claim:
     restart_count: int  # SLURM_RESTART_COUNT: the same job started again by the site
     host: str
     time: float
+    parent: Parent | None = None  # of an attempt that stands by: where the one before it ended
     schema: int = SCHEMA
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from trainer.contract import EVENTS_FILE, FINAL_EVENTS, EventKind, ExitCode
 
@@ -38,11 +39,17 @@ def verdict(word: EventKind | None, code: int) -> int:
 
 def last_word(folder: Path) -> EventKind | None:
     """The final event of the attempt's last start; None where it has none."""
+    event = last_event(folder)
+    return None if event is None else EventKind(event["kind"])
+
+
+def last_event(folder: Path) -> dict[str, Any] | None:
+    """The same with all that it says."""
     word = None
-    for line in _tail(folder / EVENTS_FILE):
-        kind = _kind(line)
+    for event in map(_event, _tail(folder / EVENTS_FILE)):
+        kind = event.get("kind")
         if kind in FINAL_EVENTS:
-            word = EventKind(kind)
+            word = event
         elif kind == EventKind.STARTED:  # again, in an allocation that goes on
             word = None
     return word
@@ -57,11 +64,12 @@ def _tail(path: Path) -> list[bytes]:
         return []
 
 
-def _kind(line: bytes) -> str:
+def _event(line: bytes) -> dict[str, Any]:
     try:
-        return str(json.loads(line)["kind"])
-    except (ValueError, KeyError, TypeError):  # torn, or cut by the tail's border
-        return ""
+        event = json.loads(line)
+    except ValueError:  # torn, or cut by the tail's border
+        return {}
+    return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else {}
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ class Jobs(Protocol):
     def words(self, claim: Claim) -> str:
         """What is known of one that may still run."""
 
+    def ended_as(self, claim: Claim) -> str:
+        """The scheduler's last word on one that is over; empty: it has none."""
+
 
 def jobs_around(run_folder: Path, environ: Mapping[str, str]) -> Jobs:
     return SlurmJobs(run_folder, environ) if "SLURM_JOB_ID" in environ else JobsHere(run_folder)
@@ -52,6 +55,9 @@ class JobsHere:
 
     def words(self, claim: Claim) -> str:
         return f"no {EXIT_FILE} of its job {claim.nonce} on {claim.host}"
+
+    def ended_as(self, claim: Claim) -> str:
+        return ""
 
     def _ended(self, claim: Claim) -> bool:
         return _has_left(self.run_folder, claim) or (claim.host == socket.gethostname() and not _runs_here(claim.nonce))
@@ -92,6 +98,9 @@ class SlurmJobs:
     def words(self, claim: Claim) -> str:
         job = f"its job {claim.nonce} (id {claim.job_id}) on {claim.host}"
         return f"{job}: {self.trouble}" if self.trouble else f"{job} is {self.states[claim.job_id]}"
+
+    def ended_as(self, claim: Claim) -> str:
+        return self.states.get(claim.job_id, "")
 
     def _ask(self) -> Mapping[str, str]:
         """States by id, of this user's other jobs with this job's name: those of one run."""

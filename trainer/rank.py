@@ -19,7 +19,7 @@ from trainer.loop import Keeper, Loop, Outcome, Parts, Source
 from trainer.place import Place, described, place
 from trainer.position import Position
 from trainer.recorder import FileRecorder, Recorder, Silent
-from trainer.resume import Start, check_parent, load_start, newest_own
+from trainer.resume import Start, check_parent, load_start, newest_own, parent_of
 from trainer.save_now import SaveRequests
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
@@ -84,8 +84,9 @@ class Rank:
     def load_start(self) -> Start:
         """Rank 0 chooses what to start from and checks its every byte; all hear of it before any rank reads."""
         run_folder = self.folder.parent.parent
-        parent, problem = self.attempt.parent, None
+        parent, problem = None, None
         if self.ranks.rank == 0:
+            parent = parent_of(self.attempt, self.folder)
             if int(os.environ.get("SLURM_RESTART_COUNT") or 0):  # the site started this very job again
                 parent = newest_own(self.folder) or parent
             problem = check_parent(run_folder, parent) if parent else None

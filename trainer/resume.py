@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.contract import CHECKPOINTS_FOLDER, STEPS_FOLDER, Attempt, Parent, Stream, dumps, loads
+from trainer.contract import CHECKPOINTS_FOLDER, CLAIM_FILE, STEPS_FOLDER, Attempt, Claim, Parent, Stream, dumps, loads
 from trainer.position import Position
 from trainer.schedule import Geometry
 from trainer.unusable import Unusable
@@ -19,6 +19,16 @@ class Start:
     position: Position
     state: dict[str, Any] | None  # None: random weights
     notices: tuple[str, ...] = ()
+
+
+def parent_of(attempt: Attempt, folder: Path) -> Parent | None:
+    """What was decided for the attempt in `folder`. One that stood by: its claim says; None while it is not claimed."""
+    if attempt.after is None:
+        return attempt.parent
+    try:
+        return loads(Claim, (folder / CLAIM_FILE).read_bytes()).parent
+    except FileNotFoundError:
+        return None
 
 
 def check_parent(run_folder: Path, parent: Parent) -> str | None:

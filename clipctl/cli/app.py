@@ -110,6 +110,7 @@ def opened() -> Iterator[Store]:
 def looked_at(store: Store, run: str) -> Backend:
     """The run's backend, after one look at its newest job: what is decided next is decided on fresh facts."""
     from clipctl.backends.by_name import backend_for
+    from clipctl.ops import standby
     from clipctl.ops.clock import SystemClock
     from clipctl.ops.observe import observe
     from clipctl.spec import load_cluster
@@ -119,6 +120,7 @@ def looked_at(store: Store, run: str) -> Backend:
     backend, job = backend_for(cluster.scheduler, cluster.limits), store.newest_job(run)
     if job is not None:
         observe([job], backend=backend, limits=cluster.limits, store=store, clock=SystemClock())
+    standby.look(run, standby.Place(store=store, cluster=cluster, backend=backend, clock=SystemClock()))
     return backend
 
 

@@ -137,6 +137,7 @@ def _one(run: RunView, now: float) -> list[str]:
                 ("heard", alive),
                 ("job", _job(run.job, now) if run.job and run.job.live else ""),
                 ("nodes", run.job.nodes if run.job and run.job.live else ""),
+                ("standby", clean(run.standby.text) if run.standby else ""),
                 ("checkpoint", run.last_checkpoint.path if run.last_checkpoint else ""),
                 ("incident", _earlier(run) + incident_line(run)),
             ]

@@ -54,7 +54,7 @@ def resume(
 
 
 def _resume(run: str, wish: Wish, force: tuple[str, ...], *, follow: bool, dry_run: bool, yes: bool) -> None:
-    from clipctl.ops import execute, resume as operation
+    from clipctl.ops import execute, resume as operation, standby
     from clipctl.ops.clock import SystemClock
     from clipctl.spec import load_cluster
 
@@ -68,6 +68,8 @@ def _resume(run: str, wish: Wish, force: tuple[str, ...], *, follow: bool, dry_r
         operation.refuse(plan, force)
         if dry_run or not confirmed("Resume?", yes):
             return
+        place = standby.Place(store=store, cluster=cluster, backend=backend, clock=SystemClock())
+        standby.clear(run, place, actor=actor(), basis="the run is resumed otherwise")
         begun = execute.execute(
             operation.decision(plan, force),
             run,

@@ -40,7 +40,8 @@ def hold(
     from clipctl.ops.clock import SystemClock
 
     with opened() as store:
-        operation.hold(run, reason=reason, actor=actor(), store=store, clock=SystemClock())
+        backend = looked_at(store, run)
+        operation.hold(run, reason=reason, actor=actor(), store=store, backend=backend, clock=SystemClock())
     say(f"{run} is held: clipctl release {run}")
 
 

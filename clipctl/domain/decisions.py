@@ -53,6 +53,7 @@ class RecoverySpec:
     linger: NotNegative = 300.0  # how long a job may go on that has said that it diverged
     exclude_for: NotNegative = 172_800.0  # how long a strike counts against a node
     exclude_most: CountOrZero = 4  # nodes at a time
+    standby: bool = False  # the next job waits in the queue while one runs, and goes on where that one ends
 
 
 @dataclass(frozen=True, kw_only=True)

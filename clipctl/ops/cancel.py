@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clipctl.domain import JobHandle, RunState
 from clipctl.errors import Refused
+from clipctl.ops import standby
 from clipctl.ops.clock import Clock
 from clipctl.store import JobRecord
 
@@ -25,6 +26,7 @@ def cancel(
     if record.state is RunState.COMPLETED:
         raise Refused(f"run '{run}' has completed: nothing is left to cancel", hint=f"clipctl show {run}")
     job = store.cancel(run, actor=actor, basis="asked for by a person", time=clock.now())
-    if job is not None:
+    standby.remove(run, store=store, backend=backend, clock=clock, actor=actor, basis="the run was cancelled")
+    if job is not None:  # only now: its end is what a standby waits for
         backend.cancel(JobHandle(identity=job.identity, scheduler_id=job.scheduler_id), force=force)
     return job

@@ -61,6 +61,7 @@ class Start:
     folder: RunFolder
     parent: Parent | None = None
     patch: Patch | None = None  # what differs from the run as launched
+    after: int | None = None  # of a standby: the attempt whose end says where it starts, in place of `parent`
 
     @property
     def train(self) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def execute(
     match decision:
         case Resubmit(remedy=remedy, basis=basis):
             start = start_after(remedy, store.run(run), store.history(run).attempts[-1], cluster)
-            identity = store.intend(run, _intent(start, actor, basis, now))
+            identity = store.intend(run, intent_of(start, actor, basis, now))
             return _submit(start, identity, actor, store, backend, clock)
         case Stop(basis=basis):
             _stop(run, actor, basis, store, cluster, backend, now)
@@ -175,7 +176,7 @@ def begin(start: Start, *, actor: str, store: Store, backend: Backend, clock: Cl
         epochs=start.spec.train.epochs,
         limits=start.cluster.limits,
     )
-    identity = store.create(new, _intent(start, actor, "launched", now))
+    identity = store.create(new, intent_of(start, actor, "launched", now))
     return _submit(start, identity, actor, store, backend, clock)
 
 
@@ -212,7 +213,7 @@ def _created(path: Path, text: str) -> bool:
     return True
 
 
-def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
+def intent_of(start: Start, actor: str, basis: str, now: float) -> Intent:
     return Intent(
         nonce=secrets.token_hex(8),
         time=now,
@@ -228,7 +229,7 @@ def _intent(start: Start, actor: str, basis: str, now: float) -> Intent:
 
 def _submit(start: Start, identity: JobIdentity, actor: str, store: Store, backend: Backend, clock: Clock) -> Submitted:
     try:
-        script = _write_files(start, identity)
+        script = write_files(start, identity)
     except OSError as error:
         reason = f"{error.filename or start.folder.path}: {error.strerror}"
         answer = Rejected(reason=reason, transient=True)  # known for certain: nothing was submitted
@@ -263,7 +264,7 @@ def _rejected(identity: JobIdentity, answer: Rejected, store: Store, clock: Cloc
     store.ingest(identity.run, identity.attempt, JournalFacts(), cursor, time=now, incident=incident)
 
 
-def _write_files(start: Start, identity: JobIdentity) -> Path:
+def write_files(start: Start, identity: JobIdentity) -> Path:
     """attempt.json, job.json and the script, all on disk before anything is submitted; the script's path."""
     attempt_folder, job_folder = start.folder.attempt(identity.attempt), start.folder.job(identity.nonce)
     for folder in (attempt_folder.path, job_folder.path, job_folder.logs):
@@ -274,6 +275,7 @@ def _write_files(start: Start, identity: JobIdentity) -> Path:
         ranks=start.spec.ranks,
         train=start.spec.train,
         parent=start.parent,
+        after=start.after,
     )
     contract.write_atomic(attempt_folder.attempt, contract.dumps(attempt))
     job = contract.Job(run=identity.run, attempt=identity.attempt, nonce=identity.nonce)

@@ -12,6 +12,7 @@ from clipctl.backends import Backend
 from clipctl.backends.slurm_codec import shown
 from clipctl.diagnose import diagnose, gone
 from clipctl.domain import (
+    Cursor,
     Evidence,
     Incident,
     JobReport,
@@ -89,13 +90,15 @@ def _look(
     identity = job.identity
     answer = answer_about(job.scheduler_id, answer)
     report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
-    if job.live and isinstance(answer, QueueSnapshot) and _is_news(job, report):
+    told = job.live and isinstance(answer, QueueSnapshot) and _is_news(job, report)
+    if told and isinstance(answer, QueueSnapshot):
         store.observed(identity.nonce, report, time=answer.time)
     # Before the events: whoever wrote exit.json had written the last event by then.
     exit_record = journal.exit_record(files, RunFolder(job.folder).job(identity.nonce))
     goes_on = report is not None and not report.over and exit_record is None
     written = _ingest(job, store, clock, files, goes_on)
-    job = store.job(identity.nonce)
+    if told or written.anything:
+        job = store.job(identity.nonce)
     evidence = _evidence(job, report, answer, exit_record, written, limits, clock.now(), files)
     if written.progressed or job.troubled or not goes_on:
         evidence = replace(evidence, series=store.series(identity.run, identity.attempt))
@@ -126,23 +129,28 @@ def _is_news(job: JobRecord, report: JobReport | None) -> bool:
 @dataclass(frozen=True)
 class _Written:
     heartbeat: Heartbeat | None
-    progressed: bool  # there are steps that the store had not heard of
+    anything: bool  # the store had not heard of
+    progressed: bool  # steps among it
 
 
 def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files, goes_on: bool) -> _Written:
     """Checkpoints come and go only where a rank writes: while it `goes_on`, without an event there is nothing new."""
     run, attempt = _attempt(job)
     folder = RunFolder(job.folder).attempt(attempt)
-    heartbeat, news, progressed = None, not goes_on, False
+    heartbeat, progressed = None, False
+    waiting: tuple[JournalFacts, Cursor] | None = None  # so that the last batch and the list are one transaction
     for facts, cursor in journal.read_all(files, folder, job.cursor):
         heartbeat = facts.heartbeat
         if facts.events:
-            news, progressed = True, progressed or any(event.kind == EventKind.PROGRESS for event in facts.events)
-            store.ingest(run, attempt, facts, cursor, time=clock.now())
-    if news:
-        listed, newest = journal.checkpoints(files, folder), store.job(job.identity.nonce).cursor
-        store.ingest(run, attempt, JournalFacts(), newest, time=clock.now(), checkpoints=listed)
-    return _Written(heartbeat, progressed)
+            if waiting is not None:
+                store.ingest(run, attempt, *waiting, time=clock.now())
+            waiting = facts, cursor
+            progressed = progressed or any(event.kind == EventKind.PROGRESS for event in facts.events)
+    if waiting is None and goes_on:
+        return _Written(heartbeat, False, False)
+    listed = journal.checkpoints(files, folder)
+    store.ingest(run, attempt, *(waiting or (JournalFacts(), job.cursor)), time=clock.now(), checkpoints=listed)
+    return _Written(heartbeat, True, progressed)
 
 
 def _evidence(
@@ -155,8 +163,8 @@ def _evidence(
     now: float,
     files: Files,
 ) -> Evidence:
-    folder = RunFolder(job.folder)
-    claim = journal.claim(files, folder.attempt(job.identity.attempt))
+    # Only of a job that no scheduler lists does it matter whether it ever came
+    claim = journal.claim(files, RunFolder(job.folder).attempt(job.identity.attempt)) if report is None else None
     final = job.landmarks.final
     ended = final is not None or exit_record is not None or job.missing_since is not None
     unexplained = final is None or final.kind == EventKind.CRASHED

@@ -19,8 +19,9 @@ def ask(home: Path) -> Mapping[str, QueueSnapshot | Unobservable]:
     """By cluster; only those with jobs that may live are asked, once each."""
     asked: dict[tuple[str, str], list[JobIdentity]] = defaultdict(list)
     patience: dict[str, Limits] = {}
-    for run, job in read.jobs_live(home):
-        asked[run.cluster, run.scheduler].append(job.identity)
+    waiting = [(run, standby.identity) for run, standby in read.standbys(home)]
+    for run, identity in [*((run, job.identity) for run, job in read.jobs_live(home)), *waiting]:
+        asked[run.cluster, run.scheduler].append(identity)
         patience[run.cluster] = replace(run.limits, query_timeout=min(PATIENCE, run.limits.query_timeout))
     return {
         cluster: backend_for(scheduler, patience[cluster]).poll(jobs) for (cluster, scheduler), jobs in asked.items()

@@ -135,3 +135,5 @@ def _slurm(spec: RunSpec) -> Iterator[Problem]:
 def _no_slurm(spec: RunSpec, cluster: Cluster) -> Iterator[Problem]:
     for name, value in spec.slurm.given().items():
         yield refused(f"slurm.{name}", value, f"is for Slurm; {cluster.name} is this machine alone", ("cluster",))
+    if spec.recovery.standby:
+        yield refused("recovery.standby", True, f"waits in a queue, and {cluster.name} has none", ("cluster",))

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord
+from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, StandbyRecord
 
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
-__all__ = ["Answer", "DecisionRecord", "Intent", "JobRecord", "NewRun", "RunRecord", "open_store"]
+__all__ = ["Answer", "DecisionRecord", "Intent", "JobRecord", "NewRun", "RunRecord", "StandbyRecord", "open_store"]
 
 
 def open_store(home: Path) -> Store:

@@ -23,6 +23,7 @@ _DECIDED: Mapping[str, tuple[str, ...]] = {
     "runs": ("name",),
     "attempts": ("number",),
     "jobs": ("nonce",),
+    "standbys": ("nonce",),
     "incidents": ("attempt", "kind"),
     "decisions": ("id",),
 }

@@ -12,7 +12,8 @@ _WEEK = 7 * 86_400.0  # a request that was parked in a frozen controller may be 
 _RUNS = """
 SELECT runs.name, runs.cluster, jobs.nonce
 FROM runs LEFT JOIN jobs ON jobs.run = runs.name AND jobs.ended_at IS NULL
-WHERE jobs.nonce IS NOT NULL OR runs.state NOT IN ('held', 'cancelled', 'completed')
+WHERE jobs.nonce IS NOT NULL OR EXISTS (SELECT 1 FROM standbys WHERE run = runs.name AND ended_at IS NULL)
+    OR runs.state NOT IN ('held', 'cancelled', 'completed')
     OR (runs.state = 'completed' AND 'complete' IS NOT (
         SELECT kind FROM decisions INDEXED BY decisions_by_run
         WHERE run = runs.name AND kind IN ('intent', 'complete') ORDER BY time DESC, rowid DESC LIMIT 1))
@@ -33,7 +34,7 @@ class Due:
 
 @dataclass(frozen=True, kw_only=True)
 class AllDue:
-    runs: tuple[Due, ...]  # that live, that may go on, or that have completed without anybody saying so; oldest first
+    runs: tuple[Due, ...]  # that live, stand by, may go on, or have completed without anybody saying so; oldest first
     doubtful: tuple[str, ...]  # clusters on which a job that was taken for gone may turn up again
     held: int  # runs that wait for a person
 

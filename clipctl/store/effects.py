@@ -16,11 +16,13 @@ from clipctl.domain import JobState
 from clipctl.store import rows
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer
-from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, IncidentRow, JobRow, RunRow
+from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, IncidentRow, JobRow, RunRow, StandbyRow
 
 Line = Mapping[str, Any]
 
 COLUMNS = ("id", "run", "attempt", "time", "actor", "kind", "basis")  # of every line; the rest are facts of its kind
+# Of a line that makes an attempt: what it is, beside its number, its job's nonce and the run's own facts
+INTENDED = ("ranks", "parent", "settings_digest", "patch", "train")
 
 
 def take_in(session: Session, run: RunRow, line: Line) -> None:
@@ -37,7 +39,18 @@ def _intent(session: Session, run: RunRow, line: Line) -> None:
     """Whoever starts a cancelled run again has changed their mind; and a run may be given more epochs."""
     run.cancelled_at = None
     run.epochs = line["epochs"]
-    attempt = AttemptRow(
+    job = JobRow(
+        nonce=line["nonce"],
+        run=run.name,
+        attempt=line["attempt"],
+        submitted_at=line["time"],
+        state=JobState.UNKNOWN,
+    )
+    rows.add_attempt(session, _attempt(run, line), job)
+
+
+def _attempt(run: RunRow, line: Line) -> AttemptRow:
+    return AttemptRow(
         run=run.name,
         number=line["attempt"],
         parent=None if line["parent"] is None else json.dumps(line["parent"]),
@@ -47,14 +60,6 @@ def _intent(session: Session, run: RunRow, line: Line) -> None:
         ranks=line["ranks"],
         created_at=line["time"],
     )
-    job = JobRow(
-        nonce=line["nonce"],
-        run=run.name,
-        attempt=attempt.number,
-        submitted_at=line["time"],
-        state=JobState.UNKNOWN,
-    )
-    rows.add_attempt(session, attempt, job)
 
 
 def _answer(session: Session, run: RunRow, line: Line) -> None:
@@ -115,6 +120,69 @@ def _stop(session: Session, run: RunRow, line: Line) -> None:
     job.stop_requested_at = line["time"]
 
 
+def _standby(session: Session, run: RunRow, line: Line) -> None:
+    intent = {name: line[name] for name in INTENDED}
+    standby = StandbyRow(
+        nonce=line["nonce"],
+        run=run.name,
+        attempt=line["attempt"],
+        after=line["after"],
+        submitted_at=line["time"],
+        intent=json.dumps(intent),
+        state=JobState.UNKNOWN,
+    )
+    rows.add_standby(session, standby)
+
+
+def _standby_answer(session: Session, run: RunRow, line: Line) -> None:
+    standby, _ = rows.existing_standby(session, line["nonce"])
+    standby.answer = line["answer"]
+    if standby.answer == Answer.ACCEPTED:
+        standby.scheduler_id = line["basis"]
+    else:
+        standby.raw = line["basis"]
+    if standby.answer == Answer.REJECTED:
+        standby.ended_at = line["time"]
+
+
+def _standby_seen(session: Session, run: RunRow, line: Line) -> None:
+    standby, _ = rows.existing_standby(session, line["nonce"])
+    if line["state"] is None:
+        standby.missing_since = line["time"]
+        return
+    standby.missing_since, standby.answer = None, Answer.ACCEPTED
+    standby.state, standby.raw, standby.scheduler_id = line["state"], line["raw"], line["scheduler_id"]
+
+
+def _withdraw(session: Session, run: RunRow, line: Line) -> None:
+    standby, _ = rows.existing_standby(session, line["nonce"])
+    standby.withdrawn_at = line["time"]
+
+
+def _promote(session: Session, run: RunRow, line: Line) -> None:
+    """The attempt as it was intended, from the parent that its claim has named; and its job as it was last seen."""
+    standby, _ = rows.existing_standby(session, line["nonce"])
+    standby.ended_at = line["time"]
+    session.flush()
+    job = JobRow(
+        nonce=standby.nonce,
+        run=run.name,
+        attempt=standby.attempt,
+        submitted_at=standby.submitted_at,
+        answer=standby.answer,
+        scheduler_id=standby.scheduler_id,
+        state=standby.state,
+        raw=standby.raw,
+        missing_since=standby.missing_since,
+    )
+    rows.add_attempt(session, _attempt(run, line), job)
+
+
+def _standby_end(session: Session, run: RunRow, line: Line) -> None:
+    standby, _ = rows.existing_standby(session, line["nonce"])
+    standby.ended_at, standby.state = line["time"], line["state"]
+
+
 _EFFECTS: Mapping[str, Callable[[Session, RunRow, Line], None]] = {
     EntryKind.INTENT: _intent,
     EntryKind.ANSWER: _answer,
@@ -126,4 +194,10 @@ _EFFECTS: Mapping[str, Callable[[Session, RunRow, Line], None]] = {
     EntryKind.RELEASE: _release,
     EntryKind.CANCEL: _cancel,
     EntryKind.STOP: _stop,
+    EntryKind.STANDBY: _standby,
+    EntryKind.STANDBY_ANSWER: _standby_answer,
+    EntryKind.STANDBY_SEEN: _standby_seen,
+    EntryKind.WITHDRAW: _withdraw,
+    EntryKind.PROMOTE: _promote,
+    EntryKind.STANDBY_END: _standby_end,
 }

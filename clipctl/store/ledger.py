@@ -29,6 +29,12 @@ class EntryKind(StrEnum):
     COMPLETE = "complete"
     CHECKED = "checked"  # what a look at a checkpoint's bytes said
     SAVE = "save"  # a person asked for a checkpoint
+    STANDBY = "standby"  # the intent of a job that is to wait in the queue until the run's job has ended
+    STANDBY_ANSWER = "standby_answer"
+    STANDBY_SEEN = "standby_seen"
+    WITHDRAW = "withdraw"  # it must not start; the scheduler is told next
+    PROMOTE = "promote"  # it has started: from here on it is the run's newest attempt, and its live job
+    STANDBY_END = "standby_end"  # it is gone, and never was an attempt
     VOID = "void"  # the line that it names had no effect: the database did not take it
 
 
@@ -96,7 +102,8 @@ def standing(folder: RunFolder) -> list[dict[str, Any]]:
 
 def was_submitted(folder: RunFolder, record: Mapping[str, Any]) -> bool:
     """An intent whose job may exist: its files are written once it is committed, and before the scheduler hears."""
-    return record.get("kind") == EntryKind.INTENT and folder.job(str(record.get("nonce"))).path.exists()
+    intent = record.get("kind") in (EntryKind.INTENT, EntryKind.STANDBY)
+    return intent and folder.job(str(record.get("nonce"))).path.exists()
 
 
 def take_back(folder: RunFolder, record: Mapping[str, Any]) -> None:

@@ -42,10 +42,10 @@ def series(connection: sqlite3.Connection, run: str, attempt: int, fresh: Iterab
         if len(points) >= TAIL:
             break
         lines = _tail(connection, run, part, TAIL - len(points)) + lines
-        points = [*points_of(lines, part.attempt, part.settings, pace), *points]
+        points = [*points_of(lines, part.attempt, part.settings, newest=pace), *points]
         line[index] = replace(part, newest=_first(lines, part.newest) - 1)
         lines = []
-    older = [point for part in reversed(line) for point in _sparse(connection, run, part, _gap(line), pace)]
+    older = [point for part in reversed(line) for point in _sparse(connection, run, part, _gap(line))]
     return Series(points=(*older, *points[-TAIL:]), warmup=pace.warmup)
 
 
@@ -93,14 +93,14 @@ def _gap(line: Iterable[_Part]) -> int:
     return max(1, -(-sum(part.newest for part in line) // OLDER))
 
 
-def _sparse(connection: sqlite3.Connection, run: str, part: _Part, gap: int, pace: Settings) -> Iterator[Point]:
+def _sparse(connection: sqlite3.Connection, run: str, part: _Part, gap: int) -> Iterator[Point]:
     wanted = range(part.newest, 0, -gap)
     rows = connection.execute(
         f"""SELECT line FROM events WHERE run = ? AND attempt = ? AND seq IN ({", ".join("?" * len(wanted))})
             AND kind = ? ORDER BY seq""",
         (run, part.attempt, *wanted, EventKind.PROGRESS),
     ).fetchall()
-    lines = [json.loads(row["line"]) for row in rows]
-    for point in points_of(lines, part.attempt, part.settings, pace):
+    lines = (json.loads(row["line"]) for row in rows)
+    for point in points_of(lines, part.attempt, part.settings, sparse=True):
         if part.limit is None or point.samples_seen <= part.limit:
-            yield replace(point, sparse=True, pace=None)
+            yield point

@@ -62,7 +62,7 @@ class RunRecord:
     state: RunState
     hold_reason: str | None
     cancelled_at: float | None
-    attempts: int  # how many there are: also the newest one's number
+    attempts: int  # the newest one's number; standbys that were removed leave gaps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,30 @@ class JobRecord:
         if self.scheduler_id is None or self.state is JobState.UNKNOWN:
             return None
         return JobReport(nonce=self.identity.nonce, scheduler_id=self.scheduler_id, state=self.state, raw=self.raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandbyRecord:
+    """The next job of a run, in the queue already. Its attempt comes into being when it has started."""
+
+    identity: JobIdentity
+    folder: Path  # the run's
+    after: int  # the attempt where it is to go on
+    answer: Answer | None
+    scheduler_id: str | None
+    state: JobState  # as last told by the scheduler
+    raw: str
+    missing_since: float | None
+    withdrawn_at: float | None  # set: it must not start, and is only watched until it is gone
+    ended_at: float | None
+    reason: str = ""  # the scheduler's word for why it waits: changes too often to be kept
+
+    @property
+    def words(self) -> str:
+        """job 123, PENDING (Dependency)"""
+        why = f" ({self.reason})" if self.reason and self.state is JobState.PENDING else ""
+        leaving = ", is being removed" if self.withdrawn_at is not None else ""
+        return f"job {self.scheduler_id or self.identity.nonce}, {self.state}{why}{leaving}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from clipctl.journal import landmarks
 from clipctl.run_state import RunFacts, run_state
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer
-from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, EventRow, JobRow, RunRow
+from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, EventRow, JobRow, RunRow, StandbyRow
 from trainer import contract
 from trainer.contract import CheckpointManifest, Event, EventKind
 
@@ -53,12 +53,31 @@ def live_job(session: Session, run: str) -> JobRow | None:
 
 
 def next_attempt(session: Session, run: str) -> int:
-    return (session.exec(select(func.max(AttemptRow.number)).where(AttemptRow.run == run)).one() or 0) + 1
+    """One that stood by and was removed has used its number up: its folder is there."""
+    attempts = select(func.max(AttemptRow.number)).where(AttemptRow.run == run)
+    standbys = select(func.max(StandbyRow.attempt)).where(StandbyRow.run == run)
+    return max(session.exec(attempts).one() or 0, session.exec(standbys).one() or 0) + 1
+
+
+def existing_standby(session: Session, nonce: str) -> tuple[StandbyRow, RunRow]:
+    row = session.get(StandbyRow, nonce)
+    if row is None:
+        raise NotFound(f"no job {nonce} ever stood by", hint="clipctl status --all")
+    return row, existing_run(session, row.run)
+
+
+def open_standby(session: Session, run: str) -> StandbyRow | None:
+    return session.exec(select(StandbyRow).where(StandbyRow.run == run, col(StandbyRow.ended_at).is_(None))).first()
 
 
 def add_attempt(session: Session, attempt: AttemptRow, job: JobRow) -> None:
-    """An attempt with its one job. Refused, by the unique index, if another job may be alive."""
+    """An attempt with its one job. Refused, by the unique index, if another job may be alive, or if one stands by."""
     name = attempt.run  # not to be had after a failed flush
+    if open_standby(session, name) is not None:
+        raise Refused(
+            f"a job of run '{name}' stands by in the queue and may start: a second one is never started",
+            hint=f"clipctl cancel {name}, or clipctl status {name}",
+        )
     session.add(attempt)
     session.flush()
     session.add(job)
@@ -71,6 +90,18 @@ def add_attempt(session: Session, attempt: AttemptRow, job: JobRow) -> None:
             f"a job of run '{name}' may be alive: a second one is never started",
             hint=f"clipctl status {name}, or clipctl cancel {name}",
         ) from error
+
+
+def add_standby(session: Session, standby: StandbyRow) -> None:
+    """Refused, by the unique index, if one stands by already."""
+    name = standby.run
+    session.add(standby)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if "standbys.run" not in str(error.orig):
+            raise
+        raise Refused(f"a job of run '{name}' stands by already", hint=f"clipctl status {name}") from error
 
 
 def add_events(session: Session, attempt: AttemptRow, facts: JournalFacts, cursor: Cursor) -> None:
@@ -116,7 +147,8 @@ def _add_announced(session: Session, attempt: AttemptRow, events: list[Event]) -
         path = f"attempts/{attempt.number}/{event.facts.get('path')}"
         row = session.get(CheckpointRow, (attempt.run, path))
         if row is None:
-            session.add(_checkpoint(attempt, path, manifest, CheckpointState.COMPLETE))
+            record = CheckpointRecord(path=path, manifest=manifest, state=CheckpointState.COMPLETE)
+            session.add(_checkpoint(attempt, path, manifest, _judged(session, attempt.run, record)))
         elif row.manifest != contract.dumps(manifest):  # a start that the site forced wrote it once more
             row.manifest, row.samples_seen = contract.dumps(manifest), manifest.samples_seen
             row.state = CheckpointState.COMPLETE
@@ -169,6 +201,7 @@ def restate(session: Session, run: RunRow) -> None:
     assert job is not None  # a run comes into being with one
     attempt = existing_attempt(session, run.name, job.attempt)
     final = session.get(EventRow, (run.name, attempt.number, attempt.final)) if attempt.final else None
+    standby = open_standby(session, run.name)
     run.state = run_state(
         RunFacts(
             job=JobState(job.state),
@@ -179,6 +212,7 @@ def restate(session: Session, run: RunRow) -> None:
             final=None if final is None else final.kind,
             held=run.hold_reason is not None,
             cancelled=run.cancelled_at is not None,
+            succeeded=standby is not None and standby.withdrawn_at is None,
         )
     )
     session.flush()

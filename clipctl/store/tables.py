@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKeyConstraint, Index, Integer, text
+from sqlalchemy import Column, ForeignKeyConstraint, Index, Integer, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 
@@ -71,6 +71,29 @@ class JobRow(SQLModel, table=True):
     stop_requested_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
+
+
+class StandbyRow(SQLModel, table=True):
+    """`after`: the attempt that it stands by for. `ended_at`: it became the attempt, or is known to be gone."""
+
+    __tablename__ = "standbys"
+    __table_args__ = (
+        UniqueConstraint("run", "attempt"),
+        Index("one_open_standby_of_a_run", "run", unique=True, sqlite_where=text("ended_at IS NULL")),
+    )
+    nonce: str = Field(primary_key=True)
+    run: str = Field(foreign_key="runs.name")
+    attempt: int
+    after: int
+    submitted_at: float
+    intent: str
+    answer: str | None = None
+    scheduler_id: str | None = None
+    state: str
+    raw: str = ""
+    missing_since: float | None = None
+    withdrawn_at: float | None = None
+    ended_at: float | None = None
 
 
 class CheckpointRow(SQLModel, table=True):

@@ -83,6 +83,7 @@ def broken_row(run: Stage, table: str, column: str) -> None:
 
 def test_a_run_that_diverged_goes_on_in_the_next_precision_and_the_others_are_left_alone(stage: Stages):
     ill, well = company(stage, "ill", "well")
+    assert ticked(ill, well).lines == (), "both train"
     diverges(ill)
     report = ticked(ill, well)
     assert isinstance(outcome(report, ill).decision, Resubmit)

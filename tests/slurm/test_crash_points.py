@@ -81,8 +81,8 @@ def goes_on(desk: SlurmDesk, command: list[str], attempts: int) -> None:
 
 def nothing_is_orphaned(desk: SlurmDesk) -> None:
     """Two looks later the store names every job that Slurm has had of the run, and knows which one lives."""
-    if desk.clipctl("status", "r").code:  # not even intended
-        assert desk.cluster.run("squeue", "--noheader", "--states=all").stdout == ""
+    if desk.clipctl("status", "r").code:  # not even intended, so nothing lives
+        assert desk.cluster.run("squeue", "--noheader").stdout == ""
         return
     desk.looked("r")
     time.sleep(max(HASTE.values()) + 0.5)

@@ -14,6 +14,7 @@ KEYS = {
     "checkpoints": ("run", "path"),
     "events": ("run", "attempt", "seq"),
     "incidents": ("run", "attempt", "kind"),
+    "standbys": ("nonce",),
     "decisions": ("id",),
 }
 

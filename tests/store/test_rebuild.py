@@ -34,15 +34,18 @@ def told(store: Store, home: Path) -> None:
     store.observed("n1", JobReport(nonce="n1", scheduler_id="4711", state=JobState.RUNNING, raw="R"), time=150.0)
     folder = stories.attempt_folder(home)
     stories.write_events(folder, stories.event(1, "started", step=0), stories.progress(2, step=5))
-    for epochs in (1, 2):
-        stories.save(folder, epochs)
+    said = stories.save(folder, 1)
+    stories.write_events(
+        folder, stories.event(3, "checkpoint", step=10, path="checkpoints/epoch_1.pt", manifest=vars(said))
+    )
+    stories.save(folder, 2)  # whose event is still on its way
     stories.ingest(store, home)
     store.checked("digits", FIRST, CheckpointState.VERIFIED, time=160.0)
     store.checked("digits", FIRST.replace("1.pt", "2.pt"), CheckpointState.DAMAGED, time=161.0)
     store.observed("n1", None, time=170.0)
     store.save("n1", 1, actor="ada", basis="asked for by a person", time=175.0)
     store.stop("n1", actor="watchdog", basis="stuck", time=180.0)
-    stories.write_events(folder, stories.diverged(3, step=13))
+    stories.write_events(folder, stories.diverged(4, step=13))
     stories.ingest(store, home, incident=NAN)
     store.ended("n1", state=JobState.FAILED, basis="exit.json says code 86", time=190.0, exit_code=86)
     changed = {"train.precision": "fp32"}
@@ -185,7 +188,7 @@ def test_rows_that_the_folder_does_not_bear_out_start_nothing(home: Path, what: 
 def test_rows_of_journals_are_checked_too(home: Path) -> None:
     with open_store(home) as store:
         told(store, home)
-        stories.write_events(stories.attempt_folder(home), stories.progress(4, step=14))
+        stories.write_events(stories.attempt_folder(home), stories.progress(5, step=14))
         assert check(home).problems == (), "what nobody has read yet is no difference"
     with closing(sqlite3.connect(homes.database(home))) as changed, changed:
         changed.execute("UPDATE events SET line = replace(line, '2.0', '1.0') WHERE seq = 2")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,11 @@ def decisions(desk: Desk, name: str) -> list[dict[str, object]]:
 def test_of_many_ticks_at_once_one_acts_and_the_others_leave_in_peace(desk: Desk) -> None:
     ill(desk, "nan")
     command = [sys.executable, "-m", "clipctl", "watchdog", "run"]
-    ticks = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(5)]
-    said = [tick.communicate(timeout=200)[0] for tick in ticks]
-    assert [tick.returncode for tick in ticks] == [0] * 5, said
+    all_five = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(5)
+    ]
+    said = [each.communicate(timeout=200)[0] for each in all_five]
+    assert [each.returncode for each in all_five] == [0] * 5, said
     assert sum(out.count("resubmit") for out in said) == 1, said
     assert len(list((desk.home / "runs" / "nan" / "attempts").iterdir())) == 2
 
@@ -90,9 +93,9 @@ def test_what_went_wrong_is_said_and_told_by_the_code(desk: Desk) -> None:
     events = desk.home / "runs" / "r" / "attempts" / "1" / "events.jsonl"
     events.rename(events.with_suffix(".aside"))
     events.symlink_to(events)
-    with_loop = desk.clipctl("watchdog", "run")
-    assert with_loop.code == ExitStatus.UNAVAILABLE
-    assert "r: not done: " in with_loop.out and "Too many levels of symbolic links" in with_loop.out
+    unread = desk.clipctl("watchdog", "run")
+    assert unread.code == ExitStatus.UNAVAILABLE
+    assert "r: not done: " in unread.out and "Too many levels of symbolic links" in unread.out
     assert desk.clipctl("hold", "r").code == 0
     events.unlink()
     events.with_suffix(".aside").rename(events)
@@ -133,6 +136,4 @@ def test_status_is_loud_when_no_tick_came_for_long_and_there_is_something_to_wat
 def age(home: Path, seconds: float) -> None:
     last = ticks.last_tick(home)
     assert last is not None
-    from dataclasses import replace
-
     ticks.write_tick(home, replace(last, at=last.at - seconds))

@@ -27,11 +27,12 @@ from clipctl.ops.read.shapes import (
     Progress,
     RunView,
     ShowView,
+    StandbyView,
     StatusView,
 )
 from clipctl.ops.read.watchdog import WatchdogView, watchdog
-from clipctl.store import views
-from clipctl.store.records import JobRecord, RunRecord
+from clipctl.store import standing, views
+from clipctl.store.records import JobRecord, RunRecord, StandbyRecord
 from clipctl.store.ticks import late
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Queues",
     "RunView",
     "ShowView",
+    "StandbyView",
     "StatusView",
     "WatchdogView",
     "checkpoints",
@@ -52,6 +54,7 @@ __all__ = [
     "run_names",
     "run_status",
     "show",
+    "standbys",
     "status",
     "watchdog",
 ]
@@ -198,6 +201,15 @@ def jobs_live(home: Path) -> tuple[tuple[RunRecord, JobRecord], ...]:
         jobs = views.jobs_live(connection)
         runs = {name: views.run(connection, name) for name in {job.identity.run for job in jobs}}
         return tuple((run, job) for job in jobs if (run := runs[job.identity.run]) is not None)
+
+
+def standbys(home: Path) -> tuple[tuple[RunRecord, StandbyRecord], ...]:
+    """The same for jobs that stand by."""
+    with views.reading(home) as connection:
+        if connection is None:
+            return ()
+        found = [(views.run(connection, each.identity.run), each) for each in standing.everywhere(connection)]
+        return tuple((run, standby) for run, standby in found if run is not None)
 
 
 def _no_such_run(name: str) -> NotFound:

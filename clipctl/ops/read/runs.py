@@ -15,6 +15,7 @@ from clipctl.domain import (
     CheckpointState,
     IncidentKind,
     JobState,
+    QueueSnapshot,
     RunState,
 )
 from clipctl.errors import Damaged
@@ -22,10 +23,10 @@ from clipctl.journal import Files
 from clipctl.layout import RunFolder
 from clipctl.ops.read import advice
 from clipctl.ops.read.look import Look, Queue, look, stored
-from clipctl.ops.read.shapes import CheckpointView, JobView, Progress, RunView
+from clipctl.ops.read.shapes import CheckpointView, JobView, Progress, RunView, StandbyView
 from clipctl.reasons import waiting
-from clipctl.store import progress as progress_of, views
-from clipctl.store.records import JobRecord, RunRecord
+from clipctl.store import progress as progress_of, standing, views
+from clipctl.store.records import JobRecord, RunRecord, StandbyRecord
 from trainer.contract import Event
 
 _KNOWN_GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
@@ -69,6 +70,7 @@ def run_seen(
         last_checkpoint=checkpoint,
         last_incident=incident,
         job=job_view(job, found),
+        standby=_standby(standing.of(connection, run.name), queue),
         hold_reason=run.hold_reason,
         notes=(*found.notes, *_notes(run, job, found)),
         next=_next(connection, run, attempt, found, now),
@@ -93,6 +95,24 @@ def job_view(job: JobRecord, found: Look | None = None) -> JobView:
         expected_start=report.expected_start if report else None,
         ends_at=report.ends_at if report and report.state is JobState.RUNNING else None,
         nodes=report.nodes if report else "",
+    )
+
+
+def _standby(standby: StandbyRecord | None, queue: Queue) -> StandbyView | None:
+    """With what its scheduler has just said, where it was asked."""
+    if standby is None:
+        return None
+    report = queue.jobs.get(standby.identity.nonce) if isinstance(queue, QueueSnapshot) else None
+    if report is not None:
+        standby = replace(standby, state=report.state, reason=report.reason, scheduler_id=report.scheduler_id)
+    return StandbyView(
+        attempt=standby.identity.attempt,
+        nonce=standby.identity.nonce,
+        scheduler_id=standby.scheduler_id,
+        state=standby.state,
+        reason=standby.reason,
+        removed=standby.withdrawn_at is not None,
+        text=standby.words,
     )
 
 

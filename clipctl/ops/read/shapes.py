@@ -57,6 +57,19 @@ class JobView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StandbyView:
+    """The next job, in the queue already."""
+
+    attempt: int  # what it will be, if it may go on
+    nonce: str
+    scheduler_id: str | None
+    state: str  # the scheduler's own word
+    reason: str  # its word for why it waits
+    removed: bool  # it must not start any more, and is not known to be gone
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunView:
     name: str
     state: RunState
@@ -74,6 +87,7 @@ class RunView:
     last_checkpoint: CheckpointView | None
     last_incident: Incident | None
     job: JobView | None
+    standby: StandbyView | None
     hold_reason: str | None
     notes: tuple[str, ...]  # what could not be asked or read, what people asked for
     next: str  # the command to type

@@ -5,8 +5,8 @@ A run that cannot be read, judged or moved on says so in its outcome, and the ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,11 +36,11 @@ from clipctl.domain import (
     Wait,
 )
 from clipctl.errors import ClipctlError, Damaged, Unavailable
-from clipctl.ops import execute
+from clipctl.ops import execute, standby
 from clipctl.ops.clock import Clock
 from clipctl.ops.observe import UNREADABLE, Observation, observe
 from clipctl.spec import Cluster
-from clipctl.store import JobRecord
+from clipctl.store import JobRecord, StandbyRecord
 from clipctl.store.due import Due
 from clipctl.store.lease import Lease, Overtaken
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
 ACTOR = WATCHDOG
+FINAL = frozenset({RunState.COMPLETED, RunState.CANCELLED, RunState.HELD})
 GOES_ON = "its job goes on"
 AT_A_TIME = 100  # jobs looked at between two signs of life
 
@@ -95,10 +96,15 @@ class Visit:
     act: bool
     lease: Lease | None
     silence: str = ""
+    standing: Mapping[str, StandbyRecord] = field(default_factory=dict)  # jobs that stand by, by run
+    wanting: Set[str] = frozenset()  # runs whose settings ask for one
 
     def all(self, runs: Sequence[Due]) -> list[Outcome]:
         jobs, outcomes = self._jobs(runs)
-        answer = self.site.backend.poll([job.identity for job in jobs.values()])
+        self.standing = self._standbys(runs)
+        self.wanting = self.store.wanting_standbys()
+        waiting = [each.identity for each in self.standing.values()]
+        answer = self.site.backend.poll([*(job.identity for job in jobs.values()), *waiting])
         if isinstance(answer, Unobservable):
             self.silence = answer.reason
         else:
@@ -106,7 +112,7 @@ class Visit:
         seen, unread = self._seen(jobs, answer)
         outcomes += [failed(run, error) for run, error in unread.items()]
         done = {outcome.run for outcome in outcomes if outcome.error}
-        return outcomes + [self._one(each.run, seen.get(each.run)) for each in runs if each.run not in done]
+        return outcomes + [self._one(each.run, seen.get(each.run), answer) for each in runs if each.run not in done]
 
     def _jobs(self, runs: Iterable[Due]) -> tuple[dict[str, JobRecord], list[Outcome]]:
         """Those that may live, by run."""
@@ -133,10 +139,10 @@ class Visit:
             seen |= {look.job.identity.run: look for look in looks}
         return seen, unread
 
-    def _one(self, run: str, seen: Observation | None) -> Outcome:
+    def _one(self, run: str, seen: Observation | None, answer: QueueSnapshot | Unobservable) -> Outcome:
         self._beat()
         try:
-            outcome = self._decided(run, seen)
+            outcome = self._stood_by(run, seen, answer) or self._decided(run, seen)
         except Overtaken:
             raise
         except UNREADABLE as error:
@@ -155,7 +161,7 @@ class Visit:
         if not self.act:
             return outcome
         if isinstance(decision, Wait):
-            return replace(outcome, notes=self._insisted(seen) if seen else ())
+            return self._kept(replace(outcome, notes=self._insisted(seen) if seen else ()), seen)
         self._may_act()
         try:
             self._execute(decision, run)
@@ -164,7 +170,8 @@ class Visit:
         return outcome
 
     def _execute(self, decision: Decision, run: str) -> None:
-        site = self.site
+        site, basis = self.site, decision.basis
+        standby.remove(run, store=self.store, backend=site.backend, clock=self.clock, actor=ACTOR, basis=basis)
         execute.execute(
             decision, run, actor=ACTOR, store=self.store, cluster=site.cluster, backend=site.backend, clock=self.clock
         )
@@ -193,6 +200,41 @@ class Visit:
                 return incident, decision
             if execute.sound(parent, record, history, self.store):
                 return incident, decision
+
+    # --- the job that stands by -------------------------------------------------------------------------
+
+    @property
+    def _place(self) -> standby.Place:
+        return standby.Place(store=self.store, cluster=self.site.cluster, backend=self.site.backend, clock=self.clock)
+
+    def _standbys(self, runs: Iterable[Due]) -> dict[str, StandbyRecord]:
+        here = {each.run for each in runs}
+        return {each.identity.run: each for each in self.store.standbys() if each.identity.run in here}
+
+    def _stood_by(self, run: str, seen: Observation | None, answer: QueueSnapshot | Unobservable) -> Outcome | None:
+        """None: there is none, or it does not keep policy from speaking."""
+        standing = self.standing.get(run)
+        if standing is None:
+            return None
+        if self.act:
+            self._may_act()
+            basis = standby.look(run, self._place, answer)
+        else:
+            basis = "" if seen and not seen.over else f"stands by: {standing.words}"
+        if not basis and seen is None and self.store.run(run).state in FINAL:
+            basis = "its job that stood by is gone"
+        return Outcome(run=run, decision=Wait(basis=basis)) if basis else None
+
+    def _kept(self, outcome: Outcome, seen: Observation | None) -> Outcome:
+        """Where a job goes on, the next one is put into the queue behind it."""
+        if seen is None or seen.over or outcome.run not in self.wanting or outcome.run in self.standing:
+            return outcome
+        self._may_act()
+        try:
+            said = standby.keep(outcome.run, self._place, actor=ACTOR)
+        except ClipctlError as error:
+            return replace(outcome, error=error)
+        return replace(outcome, notes=(*outcome.notes, said)) if said else outcome
 
     # --- jobs that should not be ------------------------------------------------------------------------
 

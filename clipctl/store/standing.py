@@ -1,0 +1,85 @@
+"""What the database says of jobs that stand by; as `views`, through the standard library alone."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from clipctl.domain import JobIdentity, JobState
+from clipctl.store.records import Answer, StandbyRecord
+
+_OPEN = """SELECT standbys.*, runs.run_id, runs.folder FROM standbys JOIN runs ON runs.name = standbys.run
+           WHERE ended_at IS NULL"""
+
+
+def everywhere(connection: sqlite3.Connection) -> tuple[StandbyRecord, ...]:
+    """Of all runs, the oldest first."""
+    return tuple(map(_record, connection.execute(f"{_OPEN} ORDER BY submitted_at").fetchall()))
+
+
+def of(connection: sqlite3.Connection, run: str) -> StandbyRecord | None:
+    return _one(connection.execute(f"{_OPEN} AND run = ?", (run,)))
+
+
+def job(connection: sqlite3.Connection, nonce: str) -> StandbyRecord | None:
+    return _one(connection.execute(f"{_OPEN} AND nonce = ?", (nonce,)))
+
+
+def intent(connection: sqlite3.Connection, nonce: str) -> dict[str, Any]:
+    """What its attempt will be, as JSON types."""
+    row = connection.execute("SELECT intent FROM standbys WHERE nonce = ?", (nonce,)).fetchone()
+    return {} if row is None else dict(json.loads(row["intent"]))
+
+
+def wanting(connection: sqlite3.Connection) -> frozenset[str]:
+    """Runs with a job that may live, whose settings ask for one: as launched, and as resumes have changed them."""
+    rows = connection.execute(
+        """SELECT name, spec, patch FROM jobs JOIN runs ON name = jobs.run
+           JOIN attempts ON attempts.run = name AND number = jobs.attempt
+           WHERE ended_at IS NULL AND (spec LIKE '%"standby": true%' OR patch LIKE '%"recovery.standby": true%')"""
+    ).fetchall()
+    return frozenset(row["name"] for row in rows if _wanted(row["spec"], row["patch"]))
+
+
+def _wanted(spec: str, patch: str) -> bool:
+    launched = json.loads(spec).get("spec", {}).get("recovery", {})
+    return bool(json.loads(patch).get("recovery.standby", launched.get("standby", False)))
+
+
+def gave_up(connection: sqlite3.Connection, run: str, after: int) -> bool:
+    """Withdrawn ones do not count, nor those of which nobody knows whether they ever were in the queue."""
+    row = connection.execute(
+        """SELECT 1 FROM standbys WHERE run = ? AND after = ? AND ended_at IS NOT NULL
+           AND withdrawn_at IS NULL AND answer IN (?, ?)""",
+        (run, after, Answer.ACCEPTED, Answer.REJECTED),
+    ).fetchone()
+    return row is not None
+
+
+def _one(found: sqlite3.Cursor) -> StandbyRecord | None:
+    row = found.fetchone()
+    return None if row is None else _record(row)
+
+
+def _record(row: sqlite3.Row) -> StandbyRecord:
+    identity = JobIdentity(
+        run=row["run"],
+        run_id=row["run_id"],
+        attempt=row["attempt"],
+        nonce=row["nonce"],
+        submitted_at=row["submitted_at"],
+    )
+    return StandbyRecord(
+        identity=identity,
+        folder=Path(row["folder"]),
+        after=row["after"],
+        answer=None if row["answer"] is None else Answer(row["answer"]),
+        scheduler_id=row["scheduler_id"],
+        state=JobState(row["state"]),
+        raw=row["raw"],
+        missing_since=row["missing_since"],
+        withdrawn_at=row["withdrawn_at"],
+        ended_at=row["ended_at"],
+    )
