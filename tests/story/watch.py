@@ -85,6 +85,7 @@ def watching(desk: SlurmDesk) -> Iterator[Watch]:
     with Living(desk.root) as living:
         yield Watch(desk, living, counted, Invariants(desk.cluster, desk.home, desk.root, living))
     assert not living.violations, living.violations
+    assert (said := desk.clipctl("db", "check")).code == 0, said  # I7
     assert living.looks, "nobody looked"
 
 
