@@ -16,6 +16,7 @@ from clipctl.errors import ExitStatus
 
 if TYPE_CHECKING:
     from clipctl.backends import Backend
+    from clipctl.spec import Cluster
     from clipctl.store.writer import Store
 
 app = typer.Typer(
@@ -107,20 +108,29 @@ def opened() -> Iterator[Store]:
         yield store
 
 
-def looked_at(store: Store, run: str) -> Backend:
-    """The run's backend, after one look at its newest job: what is decided next is decided on fresh facts."""
+def site_of(store: Store, run: str) -> tuple[Backend, Cluster]:
     from clipctl.backends.by_name import backend_for
-    from clipctl.ops import standby
-    from clipctl.ops.clock import SystemClock
-    from clipctl.ops.observe import observe
     from clipctl.spec import load_cluster
 
-    record = store.run(run)
-    cluster = load_cluster(record.cluster)
-    backend, job = backend_for(cluster.scheduler, cluster.limits), store.newest_job(run)
-    if job is not None:
+    cluster = load_cluster(store.run(run).cluster)
+    return backend_for(cluster.scheduler, cluster.limits), cluster
+
+
+def looked_at(store: Store, run: str) -> Backend:
+    """The run's backend, after one look at its newest job: what is decided next is decided on fresh facts.
+
+    Unavailable: what its nodes wrote cannot be read.
+    """
+    from clipctl.errors import Unavailable
+    from clipctl.ops.clock import SystemClock
+    from clipctl.ops.observe import observe
+
+    backend, cluster = site_of(store, run)
+    job = store.newest_job(run)
+    try:
         observe([job], backend=backend, limits=cluster.limits, store=store, clock=SystemClock())
-    standby.look(run, standby.Place(store=store, cluster=cluster, backend=backend, clock=SystemClock()))
+    except OSError as error:
+        raise Unavailable(f"{error.filename or job.folder}: {error.strerror}", f"ls -l {job.folder}") from error
     return backend
 
 

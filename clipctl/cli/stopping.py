@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipctl.cli.app import RunName, actor, app, looked_at, opened
+from clipctl.cli.app import RunName, actor, app, looked_at, opened, site_of
 from clipctl.cli.words import say
 
 
@@ -40,7 +40,7 @@ def hold(
     from clipctl.ops.clock import SystemClock
 
     with opened() as store:
-        backend = looked_at(store, run)
+        backend, _ = site_of(store, run)
         operation.hold(run, reason=reason, actor=actor(), store=store, backend=backend, clock=SystemClock())
     say(f"{run} is held: clipctl release {run}")
 

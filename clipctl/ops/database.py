@@ -61,7 +61,7 @@ def check(home: Path) -> Checked:
 
 
 def _problems(copy: sqlite3.Connection, path: Path) -> Iterator[str]:
-    broken = [row[0] for row in copy.execute("PRAGMA integrity_check").fetchall() if row[0] != "ok"]
+    broken = [" ".join(row[0].split()) for row in copy.execute("PRAGMA integrity_check").fetchall() if row[0] != "ok"]
     if broken:
         yield from broken
         return

@@ -126,7 +126,7 @@ def plan(run: str, wish: Wish, *, store: Store, cluster: Cluster, clock: Clock) 
         after=Geometry.of(start.spec.train, start.spec.ranks),
         objections=(*policy.objections(remedy, history, settings=start.settings_digest), *_nothing_left(remedy, start)),
         versions=changed_since(LocalFiles(), start.folder, _written_by(remedy, newest)),
-        number=newest.number + 1,
+        number=store.next_attempt(run),
     )
 
 

@@ -38,6 +38,8 @@ _GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 
 def trust(connection: sqlite3.Connection, run: str, folder: RunFolder, path: Path) -> None:
     """Before a job is submitted. Damaged: the database cannot be believed about this run."""
+    if not migrate.has_our_schema(connection):
+        raise homes.damaged(path, "its tables and views are not those that migrations make")
     for table in _DECIDED:
         found = connection.execute(f"PRAGMA integrity_check({table})").fetchone()[0]
         if found != "ok":

@@ -61,6 +61,8 @@ def prepare(home: Path) -> Path:
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         check(home)
+        if not path.exists():
+            refuse_emptiness(home)
         # SQLite would create it by the umask; its journal takes over the mode of the database
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
@@ -142,6 +144,8 @@ def explained(path: Path) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+    except UnicodeDecodeError as error:  # its complaint quotes the damage
+        raise damaged(path, str(error)) from error
 
 
 @contextmanager
@@ -182,6 +186,6 @@ def is_sound(path: Path) -> bool:
 
 def damaged(path: Path, what: str) -> Damaged:
     return Damaged(
-        f"{path} is damaged: {what}. The run folders keep every intent, decision and event",
+        f"{path} is damaged: {' '.join(what.split())}. The run folders keep every intent, decision and event",
         hint="clipctl db rebuild",
     )

@@ -90,6 +90,11 @@ class Standbys(Transactions):
 
     # --- reads ----------------------------------------------------------------------------------
 
+    def next_attempt(self, run: str) -> int:
+        """The number that the next attempt would have."""
+        with self._reading() as connection:
+            return standing.next_attempt(connection, run)
+
     def standby(self, run: str) -> StandbyRecord | None:
         """The one that may start, or that is not known to be gone."""
         with self._reading() as connection:

@@ -27,6 +27,15 @@ def job(connection: sqlite3.Connection, nonce: str) -> StandbyRecord | None:
     return _one(connection.execute(f"{_OPEN} AND nonce = ?", (nonce,)))
 
 
+def next_attempt(connection: sqlite3.Connection, run: str) -> int:
+    row = connection.execute(
+        """SELECT max(number) FROM (SELECT number FROM attempts WHERE run = ?
+           UNION SELECT attempt FROM standbys WHERE run = ?)""",
+        (run, run),
+    ).fetchone()
+    return int(row[0] or 0) + 1
+
+
 def intent(connection: sqlite3.Connection, nonce: str) -> dict[str, Any]:
     """What its attempt will be, as JSON types."""
     row = connection.execute("SELECT intent FROM standbys WHERE nonce = ?", (nonce,)).fetchone()

@@ -125,20 +125,22 @@ class Transactions:
         ledger.append(folder, line)
 
     def _take_back_what_was_not_committed(self, session: Session, run: RunRow, folder: RunFolder) -> None:
-        """Whoever was killed between line and commit left one line, and had told no scheduler of it.
+        """Whoever was killed between line and commit left one line, the last, and had told no scheduler of it.
 
-        Damaged: the folder knows more than that. The database is an older copy, or another one was at work.
+        Damaged: any other difference. The database is an older copy, or lost bytes, or another one was at work.
         """
         newest = select(DecisionRow.id).where(DecisionRow.run == run.name).order_by(literal_column("rowid").desc())
         if session.exec(newest).first() == ledger.newest(folder):
             return
-        known = set(session.exec(select(DecisionRow.id).where(DecisionRow.run == run.name)))
-        astray = [line for line in ledger.standing(folder) if line["id"] not in known]
-        if len(astray) > 1 or any(ledger.was_submitted(folder, line) for line in astray):
-            what = f"it lacks {len(astray)} of what {folder.decisions} says"
-            raise homes.damaged(self.path, what)
-        for line in astray:
-            ledger.take_back(folder, line)
+        lines = ledger.standing(folder)
+        known, told = set(session.exec(newest)), [line["id"] for line in lines]
+        if known == set(told):
+            return
+        left = known == set(told[:-1]) and not ledger.was_submitted(folder, lines[-1])
+        sound = self._connection.execute("PRAGMA integrity_check(decisions)").fetchone()[0] == "ok"
+        if not (left and sound):
+            raise homes.damaged(self.path, f"it does not have what {folder.decisions} has")
+        ledger.take_back(folder, lines[-1])
 
     def _take_back_what_failed(self) -> None:
         """At once if the disk lets us; else before the next line is written."""

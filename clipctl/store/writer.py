@@ -79,8 +79,9 @@ class Store(Standbys):
         with self._writing() as session:
             row = rows.existing_run(session, run)
             folder = RunFolder(Path(row.folder))
-            self._take_back_what_was_not_committed(session, row, folder)
-            comparison.trust(self._connection, row.name, folder, self.path)
+            with homes.decoded(self.path):
+                self._take_back_what_was_not_committed(session, row, folder)
+                comparison.trust(self._connection, row.name, folder, self.path)
             return self._intend(session, row, intent, int(intent.train["epochs"]))
 
     def _intend(self, session: Session, run: RunRow, intent: Intent, epochs: int) -> JobIdentity:

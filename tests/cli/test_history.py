@@ -46,7 +46,14 @@ def a_week(home: Path) -> None:
         run.event(EventKind.DIVERGED, epoch=2, into=5, **NAN)
         run.end(ExitCode.DIVERGED)
         run.time.sleep(60)
-        hold.hold("tiny", reason="let us look at it first", actor="ada", store=store, clock=run.time)
+        hold.hold(
+            "tiny",
+            reason="let us look at it first",
+            actor="ada",
+            store=store,
+            backend=run.scheduler,
+            clock=run.time,
+        )
         run.time.sleep(86_400)
         hold.release("tiny", actor="ada", store=store, clock=run.time)
         run.time.sleep(60)

@@ -12,6 +12,7 @@ import pytest
 from tests.local.desk import TRAIN, Desk
 from tests.local.test_claim import claim, hold, holder, leave, outcome
 from trainer import contract
+from trainer.checkpoints import parents
 from trainer.claim import still_mine
 from trainer.contract import Attempt, CheckpointManifest, Exit, ExitCode, Parent, Precision, Stream
 from trainer.verify import digest, manifest_path
@@ -144,6 +145,14 @@ def test_under_slurm_the_queue_has_a_say(state: str, word: int | None, code: Exi
     path = f"{squeue.parent}:{os.environ['PATH']}"
 
     assert outcome(claim(desk, "n2", 2, SLURM_JOB_ID="8", PATH=path))[0] == code
+
+
+def test_the_checkpoint_that_it_goes_on_from_is_never_pruned(desk: Desk) -> None:
+    whole = before(desk, STOPPED)
+    standing_by(desk)
+    assert parents(desk.folder.path / "attempts") == frozenset()
+    outcome(claim(desk, "n2", 2))
+    assert parents(desk.folder.path / "attempts") == {desk.folder.resolve(whole.path)}
 
 
 # --- withdrawn ---------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def test_the_past_of_a_run_and_what_was_done(stage: Stages):
     run.resume()
     run.event(EventKind.DIVERGED, epoch=3, into=3, **NAN)
     run.end(ExitCode.DIVERGED)
-    hold.hold(run.run, reason="lunch", actor="ada", store=run.store, clock=run.time)
+    hold.hold(run.run, reason="lunch", actor="ada", store=run.store, backend=run.scheduler, clock=run.time)
     view = replay(run.run, store=run.store)
     first, second = view.moments
     assert first.what.startswith("crashed: ")

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from clipctl.errors import NotFound
 from clipctl.home import home
-from clipctl.joblogs import printable, read_lines, tail
+from clipctl.joblogs import first_to_leave, printable, read_lines, tail
 from clipctl.journal import LocalFiles
 from clipctl.ops import logs
 from tests.ops.test_resume import Stages
@@ -97,3 +97,17 @@ def test_following_shows_what_comes_until_the_job_ends(stage: Stages):
 
     job = logs.job_of(home(), run.run, 1)
     assert [line.text for line in logs.lines(job, rank=0, alive=alive, clock=run.time)] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("script", "rank"),
+    [
+        (("claimed", "rank 3 left with code 1; 3 others have 30 s", "rank 0 was killed by SIGTERM"), 3),
+        (("srun: error: jwb0002: task 7: Exited with exit code 1", "srun: error: jwb0001: task 0: Killed"), 7),
+        (("srun: error: jwb0002: tasks 4-7: Killed",), 4),
+        (("rank and file", "see rank 3 left"), None),
+        ((), None),
+    ],
+)
+def test_the_rank_that_left_first_is_the_one_whose_log_tells_why(script: tuple[str, ...], rank: int | None):
+    assert first_to_leave(script) == rank

@@ -246,7 +246,7 @@ def test_a_held_run_is_released_first(stage: Stages):
     run = stage()
     run.launch()
     run.end(1)
-    hold.hold(run.run, reason="maintenance", actor="ada", store=run.store, clock=run.time)
+    hold.hold(run.run, reason="maintenance", actor="ada", store=run.store, backend=run.scheduler, clock=run.time)
     with pytest.raises(Refused, match="the run is held: maintenance") as refused:
         run.resume()
     assert "clipctl release tiny" in refused.value.hint

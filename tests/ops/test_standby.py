@@ -306,6 +306,17 @@ def test_killed_in_the_middle_of_a_cancel_nothing_starts_after_it(point: str, ru
     assert (run.state, run.store.standbys(), len(run.scheduler.submitted)) == (RunState.CANCELLED, (), 2)
 
 
+def test_of_a_cancelled_run_nothing_goes_on_that_claimed_while_the_cancel_was_killed(run: Stage) -> None:
+    watch(run)
+    standing = open_standby(run)
+    run.store.cancel(run.run, actor="ada", basis="enough", time=run.time.now())
+    claim(run, standing)
+    stop(run)
+    watch(run)
+    assert standing.identity.nonce not in nonces(run)
+    assert (run.state, run.store.run(run.run).attempts) == (RunState.CANCELLED, 1)
+
+
 def test_who_resumes_otherwise_waits_until_it_is_gone(run: Stage) -> None:
     watch(run)
     stop(run)
@@ -314,5 +325,6 @@ def test_who_resumes_otherwise_waits_until_it_is_gone(run: Stage) -> None:
         standby.clear(run.run, place, actor="ada", basis="resumed")
     run.time.sleep(run.cluster.limits.lost_after)
     standby.clear(run.run, place, actor="ada", basis="resumed")
+    assert run.plan().number == 3
     run.resume()
     assert [attempt.number for attempt in run.store.history(run.run).attempts] == [1, 3]

@@ -125,16 +125,27 @@ def test_a_spike_on_its_way_back_is_said_until_its_time_is_up() -> None:
 
 
 def test_the_steps_after_a_resume_do_not_count_nor_do_those_that_were_rolled_back_over() -> None:
-    """Attempt 2 starts from epoch 68; its first steps are far off, as its data are others (open_clip#141)."""
-    first, begin = points(noisy(usual, 0.02, 1), 64, 68), at(69)
+    """Attempt 2 starts amid epoch 69; its first steps are far off, as its data are others (open_clip#141)."""
+    begin = at(69, 1000)
+    first = [point for point in points(noisy(usual, 0.02, 1), 64, 69) if point.step <= begin]
     unrest = until(begin + 201, flat(5.0), usual)
     second = points(noisy(unrest, 0.02, 2), 69, 70, attempt=2, begin=begin)
     for end in range(1, len(second) + 1):
-        assert judged(evidence((*first, *second[:end]), attempt=2)) is None
+        seen = evidence((*first, *second[:end]), attempt=2)
+        assert judged(seen) is None and early_signs(seen, LIMITS) == ()
     stuck = points(until(begin + 201, flat(5.0), flat(11.1)), 69, 70, attempt=2, begin=begin)
     incident = judged(evidence((*first, *stuck), attempt=2))
     assert incident is not None
-    assert (incident.form, incident.epoch, incident.step_in_epoch) == (Form.PLATEAU, 69, 300)
+    assert (incident.form, incident.epoch, incident.step_in_epoch) == (Form.PLATEAU, 69, 1300)
+
+
+def test_the_steps_after_an_epochs_border_are_no_sign_of_anything() -> None:
+    """open_clip#556: a spike after each epoch."""
+    spiky = noisy(lambda step: usual(step) + (3.0 if (step - 1) % STEPS < 200 else 0.0), 0.02, 4)
+    series = points(spiky, 70, 76)
+    for end in range(40, len(series) + 1):
+        seen = evidence(series[:end])
+        assert judged(seen) is None and early_signs(seen, LIMITS) == ()
 
 
 def test_levels_are_compared_across_attempts_with_other_batches() -> None:

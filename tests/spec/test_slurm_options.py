@@ -119,10 +119,11 @@ def test_no_option_lets_anything_in_that_a_shell_or_sbatch_would_read(text: str)
 
 def test_this_machine_has_no_use_for_them() -> None:
     with pytest.raises(InvalidSpec) as refusal:
-        resolve("demo", sets=["slurm.time=02:00:00", "slurm.qos=high"])
+        resolve("demo", sets=["slurm.time=02:00:00", "slurm.qos=high", "recovery.standby=true"])
     assert refusal.value.problems == (
         "slurm.qos=high: is for Slurm; local is this machine alone",
         "slurm.time=02:00:00: is for Slurm; local is this machine alone",
+        "recovery.standby=true: waits in a queue, and local has none",
     )
 
 

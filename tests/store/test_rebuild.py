@@ -53,6 +53,7 @@ def told(store: Store, home: Path) -> None:
     store.intend("digits", again)
     store.answered("n2", Unknown(reason="socket timed out"), time=201.0)
     store.observed("n2", JobReport(nonce="n2", scheduler_id="4712", state=JobState.PENDING, raw="PD"), time=210.0)
+    _stood_by(store)
     stories.launched(store, home, "held", nonce="n3")
     store.hold("held", actor="ada", basis="disk to be moved", time=300.0)
     store.cancel("held", actor="bob", basis="enough", time=310.0)
@@ -62,10 +63,30 @@ def told(store: Store, home: Path) -> None:
     store.release("refused", actor="ada", basis="go", time=103.0)
 
 
+def _stood_by(store: Store) -> None:
+    """One that was withdrawn, one that was refused, and one that went on as attempt 5, behind which another waits."""
+    for nonce in ("s3", "s4", "s5"):
+        store.intend_standby("digits", 2, stories.intent(nonce, time=220.0))
+        if nonce == "s4":
+            store.standby_answered(nonce, Rejected(reason="too many jobs"), time=221.0)
+            continue
+        store.standby_answered(nonce, Accepted(scheduler_id="4713"), time=221.0)
+        waiting = JobReport(nonce=nonce, scheduler_id="4713", state=JobState.PENDING, raw="PD")
+        store.standby_observed(nonce, waiting, time=222.0)
+        if nonce == "s3":
+            store.standby_observed(nonce, None, time=223.0)
+            store.withdraw(nonce, actor="ada", basis="the run is held", time=224.0)
+            store.standby_ended(nonce, state=JobState.CANCELLED, basis="the scheduler says CANCELLED", time=225.0)
+    store.ended("n2", state=JobState.TIMEOUT, basis="the scheduler says TIMEOUT", time=230.0)
+    store.promote("s5", stories.parent(stories.manifest(1)), basis="goes on where attempt 2 ended", time=231.0)
+    store.promote("s5", None, basis="another process is slower", time=232.0)
+    store.intend_standby("digits", 5, stories.intent("s6", time=240.0))
+
+
 def test_all_of_it_comes_back_from_the_folders(store: Store, home: Path, tmp_path: Path) -> None:
     told(store, home)
     made = rebuilt(home, tmp_path / "again.db")
-    assert (made.left_out, made.counts["runs"], made.counts["attempts"]) == ((), 3, 4)
+    assert (made.left_out, made.counts["runs"], made.counts["attempts"]) == ((), 3, 5)
     here, again = tables(store.path), tables(tmp_path / "again.db")
     assert {row["state"] for row in again["checkpoints"].values()} == {"verified", "damaged"}
     for table in here:
@@ -152,7 +173,7 @@ def test_a_copy_from_before_starts_no_second_job(home: Path, tmp_path: Path) -> 
         RunFolder.of(home, "digits").job(identity.nonce).path.mkdir(parents=True)
     shutil.copy(tmp_path / "backup.db", homes.database(home))
     with open_store(home) as store:
-        with pytest.raises(Damaged, match="it lacks 1 of what") as refusal:
+        with pytest.raises(Damaged, match="it does not have what") as refusal:
             store.intend("digits", stories.intent("n3"))
         with pytest.raises(Damaged):
             store.hold("digits", actor="ada", basis="later", time=400.0)
@@ -183,6 +204,18 @@ def test_rows_that_the_folder_does_not_bear_out_start_nothing(home: Path, what: 
     assert [line.partition(":")[0] for line in check(home).problems][:1] == ["run digits"]
     with open_store(home) as store, pytest.raises(Damaged):
         store.intend("digits", stories.intent("n9"))
+
+
+def test_a_line_whose_row_lost_a_byte_is_not_taken_for_one_without_effect(home: Path) -> None:
+    with open_store(home) as store:
+        told(store, home)
+    folder = RunFolder.of(home, "held")
+    before = folder.decisions.read_bytes()
+    with closing(sqlite3.connect(homes.database(home))) as changed, changed:
+        changed.execute("UPDATE decisions SET id = 'x' || substr(id, 2) WHERE kind = 'cancel'")
+    with open_store(home) as store, pytest.raises(Damaged, match="it does not have what"):
+        store.hold("held", actor="ada", basis="later", time=400.0)
+    assert folder.decisions.read_bytes() == before
 
 
 def test_rows_of_journals_are_checked_too(home: Path) -> None:

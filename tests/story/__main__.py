@@ -58,6 +58,7 @@ def main() -> None:
                     Story(watch, plot, PATIENCE).tell()
                 finally:
                     print("\n".join(watch.said))
+                print(desk.clipctl("history", PRESET).out)
                 print(desk.clipctl("show", PRESET).out.partition("\nspec as launched")[0])
                 print(f"{watch.living.most} ranks at most, {watch.living.looks} looks at them: one job at any time")
     print(f"{plot}\nas it should be, in {time.monotonic() - began:.0f} s")

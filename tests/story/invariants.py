@@ -8,7 +8,7 @@
 - I6 settings change after a divergence only, and what changed is stored.
 - I8 the questions to Slurm in one tick: `Counted`.
 
-I7 (the database can be made again from the run folders) is `clipctl db`'s.
+I7, that the database says what the run folders say, is asked at the end: `clipctl db check`.
 """
 
 from __future__ import annotations

@@ -85,6 +85,7 @@ def watching(desk: SlurmDesk) -> Iterator[Watch]:
     with Living(desk.root) as living:
         yield Watch(desk, living, counted, Invariants(desk.cluster, desk.home, desk.root, living))
     assert not living.violations, living.violations
+    assert (said := desk.clipctl("db", "check")).code == 0, said  # I7
     assert living.looks, "nobody looked"
 
 
@@ -129,5 +130,3 @@ class Ticking(threading.Thread):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what}: not within {patience:g} s\n" + "\n".join(self.watch.said[-20:]))
             time.sleep(0.2)
-
-
