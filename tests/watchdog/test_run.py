@@ -114,7 +114,7 @@ def test_a_tick_that_does_not_move_is_told_of(desk: Desk) -> None:
 
 
 def test_status_is_loud_when_no_tick_came_for_long_and_there_is_something_to_watch(desk: Desk) -> None:
-    assert desk.launch("r", *LIGHT, "train.epochs=2000").code == 0
+    assert desk.launch("r", *LIGHT, "train.epochs=100000").code == 0
     desk.wait("r", lambda run: run["state"] == "running")
     assert desk.clipctl("status").err == "", "nobody ever asked for a watchdog"
     assert desk.clipctl("watchdog", "run").out == ""
