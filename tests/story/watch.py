@@ -130,5 +130,3 @@ class Ticking(threading.Thread):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what}: not within {patience:g} s\n" + "\n".join(self.watch.said[-20:]))
             time.sleep(0.2)
-
-
