@@ -39,8 +39,8 @@ def install(
         script.parent.mkdir(mode=0o700, exist_ok=True)
         _check_start(home, environ)
         write_atomic(script, script_text(home, command, environ))
-        lines = _lines(script, every, program, options, ticks.log_of(home))
-        crontab.write(program, crontab.with_block(crontab.read(program), home, lines))
+        block = lines(script, every, program, options)
+        crontab.write(program, crontab.with_block(crontab.read(program), home, block))
         told = Installed(host=host(), where=program, at=clock.now(), every=60.0 * every)
         ticks.write_installed(home, told)
     except OSError as error:
@@ -79,13 +79,13 @@ def _preamble(home: Path, environ: Mapping[str, str]) -> str:
     return f"#!/bin/sh\n# Written by `clipctl watchdog install`, for cron.\numask 077\ncd /\n{exports}"
 
 
-def _lines(script: Path, every: int, program: str, options: Sequence[str], log: Path) -> list[str]:
+def lines(script: Path, every: int, program: str, options: Sequence[str]) -> list[str]:
     command = f"/bin/sh {shlex.quote(str(script))}"
     when = "* * * * *" if every == 1 else f"*/{every} * * * *"
     if program == CRONTAB:
         escaped = command.replace("%", r"\%")  # to cron a percent sign is the end of the line
         return [f"{when} {escaped}"]
-    own = ["--job-name=clipctl-watchdog", "--time=00:30:00", "--open-mode=append", f"--output={log}"]
+    own = ["--job-name=clipctl-watchdog", "--time=00:30:00", "--output=/dev/null"]  # the script has a log of its own
     return [*(f"#SCRON {option}" for option in (*own, *options)), f"{when} {command}"]
 
 

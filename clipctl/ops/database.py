@@ -186,7 +186,7 @@ def _make(new: Path, folders: Sequence[Path]) -> tuple[tuple[str, ...], dict[str
         migrate.migrate(connection, new)
         with Session(engine_over(connection)) as session, session.begin():
             left_out = rebuild.take_in_all(session, folders, _FILES)
-        tables = ("runs", "attempts", "jobs", "events", "checkpoints", "incidents", "decisions")
+        tables = ("runs", "attempts", "jobs", "standbys", "events", "checkpoints", "incidents", "decisions")
         counts = {table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in tables}
         return left_out, counts, views.folders(connection)
 

@@ -63,7 +63,7 @@ def test_the_store_made_again_from_real_runs_is_what_it_was(desk: Desk, tmp_path
     assert said.out == f"{desk.home}/clipctl.db says what the folders of its 2 runs say\n", said
     said = desk.clipctl("db", "rebuild", "--into", str(tmp_path / "again.db"))
     assert said.code == 0, said
-    assert said.out.startswith(f"{tmp_path}/again.db: 2 runs, 3 attempts, 3 jobs, "), said
+    assert said.out.startswith(f"{tmp_path}/again.db: 2 runs, 3 attempts, 3 jobs, 0 standbys, "), said
     again = tables(tmp_path / "again.db")
     for table in before:
         assert again[table] == before[table], table

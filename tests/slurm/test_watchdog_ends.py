@@ -16,7 +16,7 @@ The faults of the study's section 4.4, where each is:
 | F24 at its full length | tests/trainer/test_verify.py: every byte counts |
 | F32 | cannot be: this trainer never leaves with 0 but from its last epoch; F33 and I4 stand for it |
 | F41 | not here: the kernel mounts no NFS; absence is acted upon after `lost_after`, F3 |
-| F42 | not here: one kernel has one clock, which Slurm's daemons share; ages are tested with a clock of their own |
+| F42 | not here: one kernel has one clock, which Slurm's daemons share; ages are tested with a clock of ours |
 """
 
 from __future__ import annotations

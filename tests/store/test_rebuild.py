@@ -15,6 +15,7 @@ from clipctl.layout import RunFolder
 from clipctl.ops import read
 from clipctl.ops.clock import SystemClock
 from clipctl.ops.database import Rebuilt, check, rebuild_database
+from clipctl.ops.read.logbook import history
 from clipctl.store import home as homes, ledger, open_store
 from clipctl.store.writer import Store
 from tests.store import stories
@@ -294,3 +295,18 @@ def test_accepted_and_gone_before_it_was_written_down_is_adopted_in_both(home: P
         store.answered("n1", Accepted(scheduler_id="4711"), time=170.0)
     rebuilt(home, tmp_path / "again.db")
     assert tables(tmp_path / "again.db") == tables(homes.database(home))
+
+
+def test_the_logbook_tells_of_jobs_that_stood_by(store: Store, home: Path) -> None:
+    told(store, home)
+    lines = [(line.attempt, line.what, line.text) for line in history(home, "digits", now=900.0).lines]
+    assert (3, "withdraw", "the run is held") in lines
+    assert (3, "ended", "never started: the scheduler says CANCELLED") in lines
+    assert (4, "job", "rejected: too many jobs") in lines
+    ((_, _, resumed),) = [line for line in lines if line[:2] == (5, "resume")]
+    assert resumed.startswith("from attempts/1/checkpoints/epoch_1.pt; ")
+    assert resumed.endswith("; goes on where attempt 2 ended")
+    assert (1, "damaged", "attempts/1/checkpoints/epoch_2.pt: not the bytes that were written") in lines
+    assert (2, "job", "is 4712, found") in lines
+    assert (1, "save-now", "request 1: a checkpoint at the next step") in lines
+    assert not [what for _, what, _ in lines if what in ("seen", "checked", "standby_seen")]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipctl import journal
 from clipctl.domain import JobState
+from clipctl.journal import LocalFiles
 from clipctl.ops import read
 from clipctl.pulse import Pulse
 from clipctl.series import TAIL
+from clipctl.store import Steps
 from clipctl.store.writer import Store
 from tests.store import stories
 from tests.store.test_read import finish, only, queues
@@ -88,6 +91,26 @@ def test_a_pulse_is_kept_from_look_to_look(store: Store, home: Path) -> None:
     pulse = Pulse(looked_at=1.0, counter=7, samples_seen=64, silent_for=30.0)
     store.went_on({(identity.run, identity.attempt): pulse}, {})
     assert store.job("n1").pulse == pulse
+
+
+def test_steps_of_a_job_that_just_goes_on_are_stored_once_whoever_brings_them(store: Store, home: Path) -> None:
+    """Two readers began at the same place: the second finds them there, be it this short way or the long one."""
+    begun(store, home, steps=2)
+    before = store.job("n1").cursor
+    folder = stories.attempt_folder(home)
+    stories.write_events(folder, *(stories.progress(step + 1, step=step) for step in (3, 4)))
+    facts, after = journal.read(LocalFiles(), folder, before)
+    steps = Steps(before=before.seq, after=after, events=facts.events)
+    for _ in range(2):
+        store.went_on({}, {("digits", 1): steps})
+        stories.ingest(store, home)
+    job = store.job("n1")
+    assert job.cursor == after and job.landmarks.progress is not None and job.landmarks.progress.step == 4
+    assert [point.step for point in store.series("digits", 1).points] == [1, 2, 3, 4]
+    stories.write_events(folder, stories.progress(6, step=5))
+    stories.ingest(store, home)
+    store.went_on({}, {("digits", 1): steps})
+    assert store.job("n1").cursor.seq == 6, "who comes late takes nothing back"
 
 
 def test_status_sees_a_plateau_that_nobody_has_stored(store: Store, home: Path) -> None:

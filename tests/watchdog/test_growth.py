@@ -15,7 +15,7 @@ from clipctl.store import open_store
 from tests.store import stories
 from trainer.contract import dumps
 
-MEMORY = 500 << 20  # bytes of address space
+MEMORY = 250 << 20  # bytes of address space; an idle tick needs 160 of these megabytes
 LONG_LINE = 100 << 20
 
 

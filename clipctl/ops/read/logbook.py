@@ -69,7 +69,7 @@ def _decided(connection: sqlite3.Connection, run: str) -> Iterator[Line]:
     attempts = {attempt.number: attempt for attempt in views.attempts(connection, run)}
     for entry in views.decisions(connection, run):
         said = _SAID.get(entry.kind, _as_it_is)(entry)
-        if entry.kind == EntryKind.INTENT:
+        if entry.kind in _STARTS:
             said = ("launch" if entry.attempt == 1 else "resume", _start(attempts, entry))
         if said is not None:
             actor = "" if entry.actor in CLIPCTL else entry.actor
@@ -95,6 +95,7 @@ def _attempt_of(path: str) -> int:
     return int(parts[1]) if parts[0] == "attempts" and len(parts) > 1 and parts[1].isdigit() else 0
 
 
+_STARTS = (EntryKind.INTENT, EntryKind.PROMOTE)
 Said = tuple[str, str] | None
 
 
@@ -137,6 +138,9 @@ _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.INCIDENT: _incident,
     EntryKind.CHECKED: _checked,
     EntryKind.SAVE: _save,
+    EntryKind.STANDBY_ANSWER: _answer,
+    EntryKind.STANDBY_SEEN: lambda entry: None,
+    EntryKind.STANDBY_END: lambda entry: ("ended", f"never started: {entry.basis}"),
 }
 
 
