@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SOAKING
-from tests.slurm.blows import kill, ranks_on, urgent
+from tests.slurm.blows import urgent
 from tests.slurm.crashing import BEFORE_THE_LEASE, OF_A_STOP, OF_A_TICK
 from tests.slurm.desk import SlurmDesk, eventually
 from tests.slurm.killing import ACCEPTED, K8, K9, NOT_SENT, crash, killed_by_its_sbatch, run_up_to
@@ -22,7 +22,7 @@ TICK = ["watchdog", "run"]
 SHORT = ("train.epochs=4", "train.save.keep_last=5", "recovery.backoff=0")
 OVERFLOWS = ("train.precision=amp_fp16", "train.faults=[{kind: overflow, at_epoch: 3, at_step: 3}]")
 HASTE = {"lost_after": 2, "unanswered_for": 2}  # seconds
-NO_PATIENCE = {"patience": {"training": 4, "checkpointing": 4, "evaluating": 4}, "stop_grace": 1}
+IMPATIENT = {"patience": {"training": 5}, "stop_grace": 1}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def after_nan(watch: Watch) -> Cure:
 
 def after_preemption(watch: Watch) -> Cure:
     desk, run = watch.desk, watch.run("r")
-    desk.launched("r", *SHORT)
+    desk.launched("r", *SHORT, "train.rehearsal.step_seconds=0.1")
     eventually(lambda: run.saved(1))
     urgent(desk)
     eventually(lambda: not desk.jobs_of("r"))
@@ -65,8 +65,8 @@ def troubles_by(*points: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def watch(desk: SlurmDesk) -> Iterator[Watch]:
-    """Where soon is known what has never arrived, and what does not move."""
-    desk.cluster.profile(desk.root, limits={**HASTE, **NO_PATIENCE})
+    """Where soon is known what has never arrived."""
+    desk.cluster.profile(desk.root, limits=HASTE)
     with watching(desk) as watch:
         yield watch
 
@@ -115,11 +115,10 @@ def test_a_tick_that_was_killed_while_sbatch_was_at_it(
 @pytest.mark.parametrize("point", list(OF_A_STOP) if SOAKING else list(OF_A_STOP)[:1])
 def test_a_tick_that_was_killed_while_it_stopped_a_hung_job(watch: Watch, point: str) -> None:
     desk, run = watch.desk, watch.run("r")
-    desk.launched("r", *SHORT)
-    eventually(lambda: run.saved(1))
-    kill(desk, signal.SIGSTOP, *ranks_on(desk))
+    desk.cluster.profile(desk.root, limits={**HASTE, **IMPATIENT})
+    desk.launched("r", *SHORT, "train.faults=[{kind: hang, at_epoch: 2, at_step: 3}]")
     eventually(lambda: run_up_to(desk, point, *TICK).code == -signal.SIGKILL)
-    settled(watch, Cure(parent=run.saved(1)[-1].place, precision="fp32"))
+    settled(watch, Cure(parent="attempts/1/checkpoints/epoch_1.pt", precision="fp32"))
     assert run.kinds() == ["hung"]
     assert [entry["actor"] for entry in run.entries("stop")] == ["watchdog"]
 
