@@ -42,7 +42,9 @@ class Story:
         assert not (wrong := list(self.differences())), "\n".join([str(self.plot), *wrong])
 
     def launch(self) -> None:
+        """A few steps an epoch teach it nothing for long: how soon it has to learn is no part of the story."""
         plot = self.plot
+        self.desk.cluster.profile(self.desk.root, limits={"loss": {"slow_start_epochs": plot.epochs}})
         sets = (
             "train.engine=rehearsal", "train.data.workers=0", f"resources.nodes={plot.nodes}",
             f"resources.ranks_per_node={plot.gpus}", f"train.epochs={plot.epochs}", "train.optim.warmup=8",
