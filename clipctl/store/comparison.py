@@ -33,7 +33,6 @@ _READ: Mapping[str, AbstractSet[str]] = {
     "runs": {"state"},
     "attempts": {"offset", "inode", "seq", "samples_seen", "started", "progress", "checkpoint", "diverged", "final"},
 }
-_GOOD = (CheckpointState.COMPLETE, CheckpointState.VERIFIED)
 
 
 def trust(connection: sqlite3.Connection, run: str, folder: RunFolder, path: Path) -> None:
@@ -117,7 +116,7 @@ def _checkpoints(connection: sqlite3.Connection, rebuilt: sqlite3.Connection, ru
         if key not in there:
             yield f"run {run}: checkpoints {_words(key)} is not in its folder"
             continue
-        pruned = row["state"] in _GOOD and there[key]["state"] == CheckpointState.SUPERSEDED
+        pruned = there[key]["state"] == CheckpointState.SUPERSEDED  # good or damaged: its file went since we looked
         yield from _differences(run, "checkpoints", key, row, there[key], {"state"} if pruned else set())
 
 

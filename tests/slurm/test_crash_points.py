@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +14,10 @@ import pytest
 
 from tests.conftest import SOAKING
 from tests.slurm import crashing
-from tests.slurm.desk import PATIENCE, SlurmDesk, eventually, impostor, real
+from tests.slurm.desk import SlurmDesk, eventually
+from tests.slurm.killing import ACCEPTED, K8, K9, NOT_SENT, crash, killed_by_its_sbatch
 from tests.slurm.witness import of_one_job_at_a_time
 
-CRASHING = str(Path(crashing.__file__))
 SHORT = ("train.epochs=1", "train.data.train_num_samples=80", "train.optim.warmup=1")
 CRASHED = (*SHORT, "train.epochs=2", "train.faults=[{kind: crash, at_epoch: 2, at_step: 3}]")
 HASTE = {"lost_after": 2, "unanswered_for": 2}  # seconds
@@ -60,11 +58,6 @@ def desk(desk: SlurmDesk) -> SlurmDesk:
     """Where soon is known what has never arrived."""
     desk.cluster.profile(desk.root, limits=HASTE)
     return desk
-
-
-def crash(desk: SlurmDesk, point: str, *arguments: str) -> None:
-    said = desk.command([sys.executable, "-P", CRASHING, point, *arguments], PYTHONPATH=str(Path(CRASHING).parents[2]))
-    assert said.code == -signal.SIGKILL, (said.code, said.out, said.err)
 
 
 def goes_on(desk: SlurmDesk, command: list[str], attempts: int) -> None:
@@ -111,7 +104,7 @@ def ranks_never_met(desk: SlurmDesk) -> bool:
     return all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
-@ways_to(*crashing.POINTS)
+@ways_to(*crashing.OF_A_COMMAND)
 def test_a_submission_that_was_killed_is_one_job_or_none(desk: SlurmDesk, way: Way, point: str) -> None:
     submission = way(desk)
     with of_one_job_at_a_time(desk.cluster.folder):
@@ -129,33 +122,21 @@ def made_known(desk: SlurmDesk, submission: Submission) -> None:
     assert desk.clipctl("db", "rebuild").code == 0
 
 
-def killed_by_its_sbatch(desk: SlurmDesk, folder: Path, command: list[str], body: str) -> None:
-    """`body` is what an sbatch of the test's own does; `$caller` is clipctl."""
-    caller = folder / "caller"
-    path = impostor(folder, f"until [ -s {caller} ]; do sleep 0.1; done; caller=$(cat {caller})\n{body}")
-    process = desk.start(*command, PATH=path)
-    caller.with_suffix(".new").write_text(str(process.pid))
-    caller.with_suffix(".new").rename(caller)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == -signal.SIGKILL, (out, err)
-
-
-@ways_to("K9 accepted, and nobody is left who could read the answer")
+@ways_to(K9)
 def test_an_sbatch_that_outlives_its_caller_is_adopted(desk: SlurmDesk, way: Way, point: str, tmp_path: Path) -> None:
     submission = way(desk)
-    body = f'job=$({real("sbatch")} "$@"); kill -9 $caller; echo $job'
     with of_one_job_at_a_time(desk.cluster.folder):
-        killed_by_its_sbatch(desk, tmp_path, submission.command, body)
+        killed_by_its_sbatch(desk, tmp_path, ACCEPTED, submission.command)
         goes_on(desk, submission.command, attempts=submission.attempt)
 
 
-@ways_to("K8 connected, the request was not sent")
+@ways_to(K8)
 def test_an_sbatch_that_never_reached_the_controller_is_known_to_have_failed(
     desk: SlurmDesk, way: Way, point: str, tmp_path: Path
 ) -> None:
     submission = way(desk)
     with of_one_job_at_a_time(desk.cluster.folder):
-        killed_by_its_sbatch(desk, tmp_path, submission.command, "kill -9 $caller; exit 1")
+        killed_by_its_sbatch(desk, tmp_path, NOT_SENT, submission.command)
         goes_on(desk, submission.command, attempts=submission.attempt + 1)
 
 

@@ -16,7 +16,7 @@ The faults of the study's section 4.4, where each is:
 | F24 at its full length | tests/trainer/test_verify.py: every byte counts |
 | F32 | cannot be: this trainer never leaves with 0 but from its last epoch; F33 and I4 stand for it |
 | F41 | not here: the kernel mounts no NFS; absence is acted upon after `lost_after`, F3 |
-| F42 | not here: one kernel has one clock, which Slurm's daemons share; ages are tested with a clock of their own |
+| F42 | not here: one kernel has one clock, which Slurm's daemons share; ages are tested with a clock of ours |
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import signal
 import pytest
 
 from tests.cluster.processes import of_node, send
+from tests.slurm.blows import kill, ranks_on, urgent
 from tests.slurm.desk import SlurmDesk, eventually
-from tests.story.living import rank_of
 from tests.story.story import late_words
 from tests.story.watch import Watch
 
@@ -37,23 +37,6 @@ LONG = "train.epochs=200"
 
 def node_of(desk: SlurmDesk, name: str) -> str:
     return str(desk.status(name)["job"]["nodes"])
-
-
-def urgent(desk: SlurmDesk, nodes: int = 6) -> str:
-    """The id of a job that takes nodes from others."""
-    return desk.cluster.run(
-        "sbatch", "--parsable", "--output=/dev/null", "--partition=urgent", f"--nodes={nodes}", "--wrap=sleep 1"
-    ).stdout.strip()
-
-
-def ranks_on(desk: SlurmDesk, *nodes: str) -> list[int]:
-    found = [item.pid for node in nodes or desk.cluster.nodes for item in of_node(desk.cluster.folder, node)]
-    return [pid for pid in found if rank_of(pid, desk.root)]
-
-
-def kill(desk: SlurmDesk, number: signal.Signals, *pids: int) -> None:
-    send(number, [item for node in desk.cluster.nodes for item in of_node(desk.cluster.folder, node)
-                  if item.pid in pids])  # fmt: skip
 
 
 def test_a_node_dies(watch: Watch) -> None:

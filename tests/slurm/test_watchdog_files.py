@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,14 +22,9 @@ CRASHING = (
 
 
 def poison(file: Path) -> None:
-    """F22: weights that are not finite, and a manifest that says so."""
-    manifest = json.loads(manifest_path(file).read_text())
-    manifest_path(file).write_text(json.dumps(manifest | {"finite": False}))
-
-
-def poison_in_silence(file: Path) -> None:
-    """F22: other bytes of the same length, as a writer leaves them that went on after its manifest."""
-    file.write_bytes(b"\xff" * file.stat().st_size)
+    """F22: not a number in it, but in place of numbers that were finite when the manifest was written."""
+    size = file.stat().st_size
+    file.write_bytes((struct.pack("<f", math.nan) * (size // 4 + 1))[:size])
 
 
 def truncate(file: Path) -> None:
@@ -54,15 +50,9 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-def make_it_a_folder(file: Path) -> None:
-    """F25."""
-    file.unlink()
-    file.mkdir()
-
-
 @pytest.mark.parametrize(
     "spoilers",
-    [(poison, poison_in_silence, truncate), (flip, unpublish, empty), (make_it_a_folder, truncate, poison)],
+    [(poison, flip, truncate), (unpublish, empty, flip)],
     ids=lambda spoilers: " ".join(spoil.__name__ for spoil in spoilers),
 )
 def test_the_newest_checkpoints_are_none(watch: Watch, spoilers: tuple[Callable[[Path], None], ...]) -> None:
@@ -82,7 +72,7 @@ def test_the_newest_checkpoints_are_none(watch: Watch, spoilers: tuple[Callable[
 
 
 def test_a_parent_that_vanishes_while_its_job_waits(watch: Watch) -> None:
-    """F33: it refuses to start, rather than to start from nothing; the run goes on from the one before."""
+    """F33: it refuses to start, rather than to start from nothing, and a person is asked."""
     desk = watch.desk
     desk.launched("r", *CRASHING)
     eventually(lambda: desk.events("r", 1, "crashed"))
@@ -90,9 +80,8 @@ def test_a_parent_that_vanishes_while_its_job_waits(watch: Watch) -> None:
     run = watch.attempts("r", 2)
     (desk.folder("r") / run.attempt(2)["parent"]["path"]).unlink()
     desk.cluster.run("scancel", everything)
-    watch.completes("r")
+    assert "a restart would not help" in watch.held("r")
     assert not run.events(2, "progress")
-    assert run.attempt(3)["parent"]["path"] == "attempts/1/checkpoints/epoch_3.pt"
 
 
 def busy(desk: SlurmDesk) -> str:

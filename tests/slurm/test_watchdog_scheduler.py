@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cluster.processes import of_cluster
 from tests.slurm.desk import SlurmDesk, eventually, real
+from tests.slurm.test_watchdog_files import busy
 from tests.story.watch import Watch
 
 SIX = "train.epochs=6"
@@ -80,14 +81,16 @@ def id_given_again(desk: SlurmDesk, job: str) -> str:
 def test_a_controller_that_is_down(watch: Watch) -> None:
     """F5, F6: no action while it is, nor when it is back."""
     desk = watch.desk
-    desk.launched("r", "train.epochs=12")
+    desk.launched("r", "train.epochs=500")
     desk.trains("r")
     desk.cluster.stop_controller()
     watch.stays("r")
     assert watch.calls.unanswered
     desk.cluster.start_controller()
-    run = watch.completes("r")
-    assert (run.kinds(), len(run.intents())) == ([], 1)
+    run = watch.stays("r")
+    assert not watch.calls.unanswered
+    assert not run.entries("end") and not run.incidents()
+    assert desk.trains("r")
 
 
 def test_a_job_that_ends_while_the_controller_is_down(watch: Watch) -> None:
@@ -151,14 +154,30 @@ def test_a_limit_of_submissions_is_waited_out(accounted_watch: Watch, one_job_ea
     assert "hold" not in [entry["kind"] for entry in run.entries()]
 
 
-def test_what_can_never_run_is_said_in_one_tick(watch: Watch) -> None:
-    """F35: seven nodes of six. The job keeps its place, and a person is asked."""
+@pytest.fixture
+def narrow(watch: Watch) -> Iterator[Callable[[], None]]:
+    """Called: from now on the partition gives a job one node."""
+    cluster = watch.desk.cluster
+    change = ("scontrol", "update", "partitionname=booster-cancel")
+
+    def shrink() -> None:
+        cluster.run(*change, "maxnodes=1")
+
+    yield shrink
+    cluster.run(*change, "maxnodes=unlimited")
+
+
+def test_what_can_never_run_is_said_in_one_tick(watch: Watch, narrow: Callable[[], None]) -> None:
+    """F35: a partition that shrinks while the job waits, as a launch refuses what is too large. A person is asked."""
     desk = watch.desk
-    desk.launched("r", "resources.nodes=6")
-    job = str(desk.status("r")["job"]["scheduler_id"])
-    desk.cluster.run("scontrol", "update", f"jobid={job}", "numnodes=7", check=False)
-    assert job
+    busy(desk)
+    job = desk.launched("r", "resources.nodes=2", "slurm.partition=booster-cancel")
+    narrow()
     watch.tick()
+    (hold,) = watch.run("r").entries("hold")
+    assert "can never start" in hold["basis"]
+    watch.stays("r")
+    assert desk.jobs_of("r") == [job]
 
 
 def test_a_maintenance_is_waited_for(watch: Watch) -> None:

@@ -104,7 +104,7 @@ class Living:
 
 
 def rank_of(pid: int, root: Path) -> Rank | None:
-    """Started as `python -P -m trainer <root>/runs/<run>/attempts/<n>`; srun, with that among its arguments, is not."""
+    """Started as `python -P -m trainer <root>/runs/<run>/attempts/<n>`; srun, with that in its arguments, is none."""
     found = process(pid)
     if found is None:
         return None

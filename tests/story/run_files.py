@@ -41,8 +41,10 @@ class RunFiles:
         return self.path.name
 
     def entries(self, kind: str | None = None) -> list[Record]:
-        """Whole lines of decisions.jsonl, oldest first."""
-        entries = lines_of(self.path / "decisions.jsonl")
+        """Whole lines of decisions.jsonl that were not taken back, oldest first."""
+        lines = lines_of(self.path / "decisions.jsonl")
+        void = {line["of"] for line in lines if line["kind"] == "void"}
+        entries = [line for line in lines if line["kind"] != "void" and line["id"] not in void]
         return [entry for entry in entries if kind in (None, entry["kind"])]
 
     def intents(self) -> list[Record]:
@@ -69,7 +71,11 @@ class RunFiles:
         return [event for event in events if kind in (None, event["kind"])]
 
     def attempt(self, number: int) -> Record:
-        return dict(json.loads((self.path / f"attempts/{number}/attempt.json").read_text()))
+        """What its ranks are told; of one whose files were never written, what was intended."""
+        try:
+            return dict(json.loads((self.path / f"attempts/{number}/attempt.json").read_text()))
+        except FileNotFoundError:
+            return next(intent for intent in self.intents() if intent["attempt"] == number)
 
     def claimed_at(self, attempt: int) -> float | None:
         try:

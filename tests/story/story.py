@@ -42,13 +42,15 @@ class Story:
         assert not (wrong := list(self.differences())), "\n".join([str(self.plot), *wrong])
 
     def launch(self) -> None:
+        """A few steps an epoch teach it nothing for long: how soon it has to learn is no part of the story."""
         plot = self.plot
+        self.desk.cluster.profile(self.desk.root, limits={"loss": {"slow_start_epochs": plot.epochs}})
         sets = (
             "train.engine=rehearsal", "train.data.workers=0", f"resources.nodes={plot.nodes}",
-            f"resources.ranks_per_node={plot.gpus}", f"train.epochs={plot.epochs}",
-            f"train.log_every_n_steps={plot.steps}",
-            f"train.data.train_num_samples={plot.steps * plot.ranks * FLOAT16}", "train.optim.warmup=8",
+            f"resources.ranks_per_node={plot.gpus}", f"train.epochs={plot.epochs}", "train.optim.warmup=8",
+            f"train.data.train_num_samples={plot.steps * plot.ranks * FLOAT16}",
             f"train.rehearsal.step_seconds={plot.step_seconds}", f"slurm.save_before_end={LEAD}",
+            f"train.log_every_n_steps={plot.steps}",
             f"train.faults=[{{kind: overflow, at_epoch: {plot.fault_epoch}, at_step: {plot.fault_step}}}]",
         )  # fmt: skip
         options = [item for text in sets for item in ("--set", text)]
