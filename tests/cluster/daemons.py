@@ -95,15 +95,17 @@ def wait_for(what: str, ready: Callable[[], bool], patience: float = 60.0) -> No
 
 def _wait_for_answer(plan: Plan, program: str, address: Path | tuple[str, int]) -> None:
     """A daemon whose settings are wrong ends in the background, its words in its log."""
-    seen = time.monotonic()
+    seen, misses = time.monotonic(), 0
 
     def answers() -> bool:
-        nonlocal seen
+        nonlocal seen, misses
         if _listens(address):
             return True
         if any(item.program == program for item in of_cluster(plan.folder)):
-            seen = time.monotonic()
-        elif time.monotonic() - seen > 1:  # one look may miss it while it forks
+            seen, misses = time.monotonic(), 0
+            return False
+        misses += 1  # one look may miss it while it forks; among hundreds of busy ranks a look takes seconds
+        if misses > 3 and time.monotonic() - seen > 1:
             raise ClusterError(f"{program} ended")
         return False
 

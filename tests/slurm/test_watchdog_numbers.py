@@ -28,3 +28,29 @@ def test_no_precision_is_enough(watch: Watch) -> None:
     tried = [run.attempt(intent["attempt"])["train"]["precision"] for intent in run.intents()]
     assert tried == ["amp_fp16", "amp_bf16", "fp32"]
     assert set(run.kinds()) == {"diverged"}
+
+
+H14 = (
+    "train.engine=rehearsal", "train.rehearsal.step_seconds=0.03", "resources.nodes=1", "resources.ranks_per_node=2",
+    "train.epochs=8", "train.data.train_num_samples=7680", "train.data.workers=0", "train.log_every_n_steps=2",
+    "train.optim.warmup=20", "train.optim.lr=1.0e-2", "recovery.rollback_epochs=1", "recovery.rungs=[]",
+    "train.faults=[{kind: plateau, at_epoch: 4, at_step: 5}]",
+)  # fmt: skip
+
+
+def test_a_loss_that_rises_and_stays(watch: Watch) -> None:
+    """F21: nothing says NaN, and the job would go on. It is stopped; what H/14 was cured by comes next.
+
+    The rehearsed plateau is there in each precision, so that the second try shows the same, and a person is asked.
+    """
+    desk = watch.desk
+    sets = [item for text in H14 for item in ("--set", text)]
+    said = desk.clipctl("launch", "h14-laion2b", "--cluster", "emulated", "--name", "h14", "-y", *sets)
+    assert said.code == 0, said.err
+    assert "nothing is left to try" in watch.held("h14")
+    run = watch.run("h14")
+    assert [(item["form"], item["epoch"]) for item in run.incidents()] == [("plateau", 4)] * 2
+    assert [entry["actor"] for entry in run.entries("stop")] == ["watchdog"] * 2
+    second = run.attempt(2)
+    assert second["parent"]["path"] == "attempts/1/checkpoints/epoch_2.pt"
+    assert second["train"]["precision"] == "amp_bf16"

@@ -56,6 +56,9 @@ def main() -> None:
             with watching(desk) as watch:
                 try:
                     Story(watch, plot, PATIENCE).tell()
+                except BaseException:
+                    print(cluster.said("slurmctld"), flush=True)
+                    raise
                 finally:
                     print("\n".join(watch.said))
                 print(desk.clipctl("history", PRESET).out)
