@@ -121,7 +121,9 @@ def resume(world: World) -> None:
 
 def held(world: World) -> None:
     with open_store(world.home) as store:
-        hold.hold("tiny", reason="later", actor="ada", store=store, clock=Time(1_000_500.0))
+        stage = world.stage(store, Time(1_000_500.0))
+        backend = stage.scheduler
+        hold.hold("tiny", reason="later", actor="ada", store=store, backend=backend, clock=stage.time)
 
 
 def one_tick(world: World) -> None:
