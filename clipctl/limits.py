@@ -50,6 +50,7 @@ class LossLimits:
     return_epochs: NotNegative = 0.5
     slow_returns: Positive = 4.0  # as often as that, where it is on its way back
     slow_start_epochs: NotNegative = 2.0  # after warm-up, for a loss that never was below the plateau
+    slow_start_steps: CountOrZero = 200  # and no fewer than so many, however short an epoch is
     scale_halvings: Count = 3  # of float16's loss scale within `scale_steps`: said, as an early sign (OPT-175B)
     scale_steps: Count = 500
     norm_rise: Positive = 10.0  # gradient norm over its own median: said (SPAM: gradients spike up to 1000-fold)

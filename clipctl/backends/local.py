@@ -29,6 +29,7 @@ from trainer.contract import EXIT_FILE, NONCE_VARIABLE
 
 TEN_YEARS = 10 * 365 * 24 * 60.0  # minutes; submitit's own default is two minutes
 LOOK_EVERY = 0.05  # seconds
+BETWEEN_LOOKS = 0.1  # seconds
 
 
 class LocalBackend:
@@ -69,6 +70,10 @@ class LocalBackend:
         now, found = time.time(), self._scan()
         if isinstance(found, Unobservable):
             return found
+        if not {job.nonce for job in jobs} <= {process.nonce for process in found}:
+            time.sleep(BETWEEN_LOOKS)  # a process that is just being started shows no environment
+            again = self._scan()
+            found = found if isinstance(again, Unobservable) else list(dict.fromkeys([*found, *again]))
         boot, nonces = boot_time(self.proc), {process.nonce for process in found}
         reports = {nonce: _report([item for item in found if item.nonce == nonce], boot) for nonce in nonces}
         return QueueSnapshot(time=now, jobs=reports, host=socket.gethostname())

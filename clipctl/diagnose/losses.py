@@ -102,7 +102,7 @@ def plateau(points: Sequence[Point], found: Rise | None, limits: LossLimits) -> 
     if found is not None:
         enough = _within(limits.sustained_steps, limits.sustained_epochs, stuck[0])
     else:  # it never was much lower, as far as can be seen: it may only learn slowly
-        enough = limits.slow_start_epochs * stuck[0].steps_per_epoch
+        enough = max(limits.slow_start_epochs * stuck[0].steps_per_epoch, limits.slow_start_steps)
     return tuple(points[_known_good(points, first) :]) if span(stuck) >= enough else ()
 
 

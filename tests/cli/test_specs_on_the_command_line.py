@@ -134,7 +134,7 @@ def test_presets_are_listed_and_shown(clipctl: Clipctl):
     assert "demo" in listed["presets"]
     assert "model: ViT-L-14" in clipctl("presets", "show", "l14-laion2b").out
     assert json.loads(clipctl("presets", "show", "demo", "--json").out)["spec"]["train"]["model"] == "ViT-digits-32"
-    assert json.loads(clipctl("presets", "show", "local", "--json").out)["cluster"]["limits"]["lost_after"] == 2
+    assert json.loads(clipctl("presets", "show", "local", "--json").out)["cluster"]["limits"]["lost_after"] == 0
 
 
 def test_reading_an_empty_store_creates_none(clipctl: Clipctl):

@@ -118,7 +118,7 @@ def test_the_default_patience_is_pinned() -> None:
         submit_timeout=180.0,
     )
     assert load_cluster("juwels-booster").limits == patience
-    assert load_cluster("local").limits == replace(patience, lost_after=2.0, poll_every=0.0)
+    assert load_cluster("local").limits == replace(patience, lost_after=0.0, poll_every=0.0)
 
 
 @pytest.fixture
