@@ -34,6 +34,7 @@ H14 = (
     "train.engine=rehearsal", "train.rehearsal.step_seconds=0.03", "resources.nodes=1", "resources.ranks_per_node=2",
     "train.epochs=8", "train.data.train_num_samples=7680", "train.data.workers=0", "train.log_every_n_steps=2",
     "train.optim.warmup=20", "train.optim.lr=1.0e-2", "recovery.rollback_epochs=1", "recovery.rungs=[]",
+    "train.save.keep_last=3",
     "train.faults=[{kind: plateau, at_epoch: 4, at_step: 5}]",
 )  # fmt: skip
 

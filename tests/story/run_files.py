@@ -92,6 +92,13 @@ class RunFiles:
             return {}
 
     @property
+    def settled(self) -> bool:
+        """Every job that was intended is over, or was refused."""
+        over = {entry["nonce"] for entry in self.entries("end")}
+        over |= {entry["nonce"] for entry in self.entries("answer") if entry["answer"] == "rejected"}
+        return all(intent["nonce"] in over for intent in self.intents())
+
+    @property
     def completed(self) -> bool:
         return any(self.events(number, "completed") for number in range(1, len(self.intents()) + 1))
 

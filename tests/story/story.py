@@ -120,7 +120,7 @@ class Story:
 
     @property
     def over(self) -> bool:
-        return self.run.completed and len(self.run.entries("end")) == len(self.run.intents())
+        return self.run.completed and self.run.settled
 
     # --- how it should have gone ------------------------------------------------------------------------
 

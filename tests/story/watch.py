@@ -52,7 +52,7 @@ class Watch:
     def completes(self, name: str, patience: float = PATIENCE) -> RunFiles:
         """To its end, and its job's."""
         run = self.run(name)
-        self.until(lambda: run.completed and len(run.entries("end")) >= len(run.intents()), patience)
+        self.until(lambda: run.completed and run.settled, patience)
         return run
 
     def attempts(self, name: str, count: int) -> RunFiles:
