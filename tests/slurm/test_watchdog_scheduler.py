@@ -81,7 +81,6 @@ def id_given_again(desk: SlurmDesk, job: str) -> str:
 def test_a_controller_that_is_down(watch: Watch) -> None:
     """F5, F6: no action while it is, nor when it is back."""
     desk = watch.desk
-    desk.cluster.profile(desk.root, limits={"query_timeout": 2})
     desk.launched("r", "train.epochs=500")
     desk.trains("r")
     desk.cluster.stop_controller()
@@ -97,7 +96,6 @@ def test_a_controller_that_is_down(watch: Watch) -> None:
 def test_a_job_that_ends_while_the_controller_is_down(watch: Watch) -> None:
     """F5: its script left its code, so that it is over; the next one waits for a controller that takes it."""
     desk = watch.desk
-    desk.cluster.profile(desk.root, limits={"query_timeout": 2})
     desk.launched("r", *CRASHING)
     desk.trains("r")
     desk.cluster.stop_controller()
