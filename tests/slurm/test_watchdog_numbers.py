@@ -31,11 +31,10 @@ def test_no_precision_is_enough(watch: Watch) -> None:
 
 
 H14 = (
-    "train.engine=rehearsal", "train.rehearsal.step_seconds=0.03", "resources.nodes=1", "resources.ranks_per_node=2",
-    "train.epochs=8", "train.data.train_num_samples=7680", "train.data.workers=0", "train.log_every_n_steps=2",
-    "train.optim.warmup=20", "train.optim.lr=1.0e-2", "recovery.rollback_epochs=1", "recovery.rungs=[]",
-    "train.save.keep_last=3",
-    "train.faults=[{kind: plateau, at_epoch: 4, at_step: 5}]",
+    "train.precision=amp_fp16", "train.epochs=12", "train.data.train_num_samples=7680", "train.log_every_n_steps=2",
+    "precisions.amp_fp16.batch_size=96", "precisions.amp_bf16.batch_size=96", "train.optim.warmup=20",
+    "train.optim.lr=1.0e-2", "train.save.keep_last=12", "recovery.precision_ladder=[amp_fp16, amp_bf16]",
+    "recovery.rungs=[]", "train.faults=[{kind: plateau, at_epoch: 4, at_step: 5}]",
 )  # fmt: skip
 
 
@@ -44,10 +43,7 @@ def test_a_loss_that_rises_and_stays(watch: Watch) -> None:
 
     The rehearsed plateau is there in each precision, so that the second try shows the same, and a person is asked.
     """
-    desk = watch.desk
-    sets = [item for text in H14 for item in ("--set", text)]
-    said = desk.clipctl("launch", "h14-laion2b", "--cluster", "emulated", "--name", "h14", "-y", *sets)
-    assert said.code == 0, said.err
+    watch.desk.launched("h14", *H14)
     assert "nothing is left to try" in watch.held("h14")
     run = watch.run("h14")
     assert [(item["form"], item["epoch"]) for item in run.incidents()] == [("plateau", 4)] * 2

@@ -12,16 +12,17 @@ PROGRAMS = ("squeue", "sacct", "scontrol", "sbatch", "scancel")
 
 @dataclass(frozen=True)
 class Calls:
-    """Of one tick: (program and its first word, exit code) in the order of their ends."""
+    """Of one tick: the programs that were started, and those that left with 0; who was too slow was killed."""
 
-    made: tuple[tuple[str, int], ...]
+    made: tuple[str, ...] = ()
+    answered: tuple[str, ...] = ()
 
     def count(self, program: str) -> int:
-        return sum(name.split()[0] == program for name, _ in self.made)
+        return self.made.count(program)
 
     @property
     def unanswered(self) -> bool:
-        return any(name.startswith("squeue") and code != 0 for name, code in self.made)
+        return self.answered.count("squeue") < self.count("squeue")
 
     def excess(self) -> list[str]:
         """Beyond one squeue, one sacct, one scontrol a tick, and what each submission and each scancel asks besides."""
@@ -53,13 +54,15 @@ class Counted:
         self.log.touch()
         for program in PROGRAMS:
             file = self.folder / "bin" / program
-            file.write_text(f'#!/bin/bash\n{shutil.which(program)} "$@"\ncode=$?\n'
-                            f'echo "$code {program} $1" >>"{self.log}"\nexit $code\n')  # fmt: skip
+            file.write_text(
+                f'#!/bin/bash\necho "made {program}" >>"{self.log}"\n{shutil.which(program)} "$@"\ncode=$?\n'
+                f'[ $code != 0 ] || echo "answered {program}" >>"{self.log}"\nexit $code\n'
+            )
             file.chmod(0o755)
 
     def take(self) -> Calls:
         """Those since the last time."""
         lines = self.log.read_text().splitlines()
         self.log.write_text("")
-        split = [line.partition(" ") for line in lines]
-        return Calls(tuple((name, int(code)) for code, _, name in split))
+        words = [line.split() for line in lines]
+        return Calls(*(tuple(name for word, name in words if word == kind) for kind in ("made", "answered")))

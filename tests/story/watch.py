@@ -26,7 +26,7 @@ class Watch:
     invariants: Invariants
     said: list[str] = field(default_factory=list)  # what the ticks printed, each new line once
     pace: float = 1.0  # seconds between two ticks
-    calls: Calls = field(default_factory=lambda: Calls(()))  # of the newest tick
+    calls: Calls = field(default_factory=Calls)  # of the newest tick
     front: Path | None = None  # a folder of programs that come before Slurm's own
 
     def tick(self) -> Said:
