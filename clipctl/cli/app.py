@@ -117,11 +117,13 @@ def site_of(store: Store, run: str) -> tuple[Backend, Cluster]:
 
 
 def looked_at(store: Store, run: str) -> Backend:
-    """The run's backend, after one look at its newest job: what is decided next is decided on fresh facts.
+    """The run's backend, after one look at its newest job, and at the one that stands by: what is decided next is
+    decided on fresh facts.
 
     Unavailable: what its nodes wrote cannot be read.
     """
     from clipctl.errors import Unavailable
+    from clipctl.ops import standby
     from clipctl.ops.clock import SystemClock
     from clipctl.ops.observe import observe
 
@@ -131,6 +133,7 @@ def looked_at(store: Store, run: str) -> Backend:
         observe([job], backend=backend, limits=cluster.limits, store=store, clock=SystemClock())
     except OSError as error:
         raise Unavailable(f"{error.filename or job.folder}: {error.strerror}", f"ls -l {job.folder}") from error
+    standby.look(run, standby.Place(store=store, cluster=cluster, backend=backend, clock=SystemClock()))
     return backend
 
 
