@@ -63,7 +63,10 @@ def _attempt(run: RunRow, line: Line) -> AttemptRow:
 
 
 def _answer(session: Session, run: RunRow, line: Line) -> None:
-    job, _ = rows.existing_job(session, line["nonce"])
+    _is_answered(rows.existing_job(session, line["nonce"])[0], line)
+
+
+def _is_answered(job: JobRow | StandbyRow, line: Line) -> None:
     job.answer = line["answer"]
     if job.answer == Answer.ACCEPTED:
         job.scheduler_id = line["basis"]
@@ -74,7 +77,10 @@ def _answer(session: Session, run: RunRow, line: Line) -> None:
 
 
 def _seen(session: Session, run: RunRow, line: Line) -> None:
-    job, _ = rows.existing_job(session, line["nonce"])
+    _is_seen(rows.existing_job(session, line["nonce"])[0], line)
+
+
+def _is_seen(job: JobRow | StandbyRow, line: Line) -> None:
     if line["state"] is None:
         job.missing_since = line["time"]
         return
@@ -135,23 +141,11 @@ def _standby(session: Session, run: RunRow, line: Line) -> None:
 
 
 def _standby_answer(session: Session, run: RunRow, line: Line) -> None:
-    standby, _ = rows.existing_standby(session, line["nonce"])
-    standby.answer = line["answer"]
-    if standby.answer == Answer.ACCEPTED:
-        standby.scheduler_id = line["basis"]
-    else:
-        standby.raw = line["basis"]
-    if standby.answer == Answer.REJECTED:
-        standby.ended_at = line["time"]
+    _is_answered(rows.existing_standby(session, line["nonce"])[0], line)
 
 
 def _standby_seen(session: Session, run: RunRow, line: Line) -> None:
-    standby, _ = rows.existing_standby(session, line["nonce"])
-    if line["state"] is None:
-        standby.missing_since = line["time"]
-        return
-    standby.missing_since, standby.answer = None, Answer.ACCEPTED
-    standby.state, standby.raw, standby.scheduler_id = line["state"], line["raw"], line["scheduler_id"]
+    _is_seen(rows.existing_standby(session, line["nonce"])[0], line)
 
 
 def _withdraw(session: Session, run: RunRow, line: Line) -> None:

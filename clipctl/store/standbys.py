@@ -16,6 +16,7 @@ from clipctl.store import comparison, rows, standing
 from clipctl.store.effects import INTENDED
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, Intent, StandbyRecord
+from clipctl.store.tables import JobRow
 from clipctl.store.transactions import Entry, Transactions
 from trainer.contract import Parent
 
@@ -59,10 +60,10 @@ class Standbys(Transactions):
         """What a scheduler that answered said of it; None: it did not list it. What is not new leaves no trace."""
         with self._reading() as connection:
             standby = standing.job(connection, nonce)
-        if standby is None or (sight := _sight(standby, report)) is None:
+        if standby is None or (seen := sight(standby, report)) is None:
             return
         basis = f"the scheduler says {report.state}" if report else "the scheduler does not list it"
-        self._tell(nonce, EntryKind.STANDBY_SEEN, "scheduler", basis, time, sight)
+        self._tell(nonce, EntryKind.STANDBY_SEEN, "scheduler", basis, time, seen)
 
     def withdraw(self, nonce: str, *, actor: str, basis: str, time: float) -> None:
         """Before anything is told to the scheduler. Once is enough."""
@@ -116,11 +117,11 @@ class Standbys(Transactions):
             return standing.gave_up(connection, run, after)
 
 
-def _sight(standby: StandbyRecord, report: JobReport | None) -> dict[str, Any] | None:
-    """What is new about it; None: nothing. `state` None: it is missing now."""
+def sight(job: JobRow | StandbyRecord, report: JobReport | None) -> dict[str, Any] | None:
+    """What is new about a job, or one that stands by; None: nothing. `state` None: it is missing now."""
     if report is None:
-        return None if standby.missing_since is not None else {"state": None}
-    known = (standby.state, standby.scheduler_id, standby.answer, standby.missing_since)
+        return None if job.missing_since is not None else {"state": None}
+    known = (job.state, job.scheduler_id, job.answer, job.missing_since)
     if known == (report.state, report.scheduler_id, Answer.ACCEPTED, None):
         return None
     return {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}

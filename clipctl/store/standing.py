@@ -7,7 +7,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from clipctl.domain import JobIdentity, JobState
+from clipctl.domain import JobState
+from clipctl.store import views
 from clipctl.store.records import Answer, StandbyRecord
 
 _OPEN = """SELECT standbys.*, runs.run_id, runs.folder FROM standbys JOIN runs ON runs.name = standbys.run
@@ -73,15 +74,8 @@ def _one(found: sqlite3.Cursor) -> StandbyRecord | None:
 
 
 def _record(row: sqlite3.Row) -> StandbyRecord:
-    identity = JobIdentity(
-        run=row["run"],
-        run_id=row["run_id"],
-        attempt=row["attempt"],
-        nonce=row["nonce"],
-        submitted_at=row["submitted_at"],
-    )
     return StandbyRecord(
-        identity=identity,
+        identity=views.identity_of(row),
         folder=Path(row["folder"]),
         after=row["after"],
         answer=None if row["answer"] is None else Answer(row["answer"]),

@@ -172,16 +172,19 @@ def jobs(connection: sqlite3.Connection, name: str) -> tuple[JobRecord, ...]:
     return tuple(_job(row) for row in rows.fetchall())
 
 
-def _job(row: Row) -> JobRecord:
-    identity = JobIdentity(
+def identity_of(row: Row) -> JobIdentity:
+    return JobIdentity(
         run=row["run"],
         run_id=row["run_id"],
         attempt=row["attempt"],
         nonce=row["nonce"],
         submitted_at=row["submitted_at"],
     )
+
+
+def _job(row: Row) -> JobRecord:
     return JobRecord(
-        identity=identity,
+        identity=identity_of(row),
         folder=Path(row["folder"]),
         answer=None if row["answer"] is None else Answer(row["answer"]),
         scheduler_id=row["scheduler_id"],

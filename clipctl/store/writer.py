@@ -36,8 +36,8 @@ from clipctl.layout import RunFolder
 from clipctl.store import comparison, home as homes, progress, rows, views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, Steps
-from clipctl.store.standbys import ANSWERS, Standbys
-from clipctl.store.tables import CheckpointRow, IncidentRow, JobRow, RunRow
+from clipctl.store.standbys import ANSWERS, Standbys, sight
+from clipctl.store.tables import CheckpointRow, IncidentRow, RunRow
 from clipctl.store.transactions import Entry
 from trainer import contract
 from trainer.contract import Event
@@ -121,10 +121,11 @@ class Store(Standbys):
         """What a scheduler that answered said of the job; None: it did not list it. What is not new leaves no trace."""
         with self._writing() as session:
             job, run = rows.existing_job(session, nonce)
-            if (sight := _sight(job, report)) is None:
+            if (seen := sight(job, report)) is None:
                 return
             basis = f"the scheduler says {report.state}" if report else "the scheduler does not list it"
-            facts = {"nonce": nonce, **sight}
+            found = {"found": True} if report and job.answer != Answer.ACCEPTED else {}
+            facts = {"nonce": nonce, **seen, **found}
             self._record(session, run, _told(EntryKind.SEEN, "scheduler", basis, time, job.attempt, facts))
 
     def ended(self, nonce: str, *, state: JobState, basis: str, time: float, exit_code: int | None = None) -> None:
@@ -276,17 +277,6 @@ class Store(Standbys):
     def _decide(self, run: str, entry: Entry) -> None:
         with self._writing() as session:
             self._record(session, rows.existing_run(session, run), entry)
-
-
-def _sight(job: JobRow, report: JobReport | None) -> dict[str, Any] | None:
-    """What is new about the job; None: nothing. `state` None: it is missing now."""
-    if report is None:
-        return None if job.missing_since is not None else {"state": None}
-    known = (job.state, job.scheduler_id, job.answer, job.missing_since)
-    if known == (report.state, report.scheduler_id, Answer.ACCEPTED, None):
-        return None
-    seen = {"state": report.state, "raw": report.raw, "scheduler_id": report.scheduler_id}
-    return seen if job.answer == Answer.ACCEPTED else {**seen, "found": True}
 
 
 def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> Entry:
