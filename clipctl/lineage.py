@@ -12,6 +12,13 @@ _EPOCH_FILE = re.compile(r"epoch_(\d+)\.pt")
 
 def line_of(history: History) -> tuple[CheckpointRecord | Parent, ...]:
     """Newest first. What was rolled back over is not on it; a foreign file that the run began with comes last."""
+    return tuple(
+        item for item in written(history) if isinstance(item, Parent) or item.state is not CheckpointState.SUPERSEDED
+    )
+
+
+def written(history: History) -> tuple[CheckpointRecord | Parent, ...]:
+    """As `line_of`, with those that are pruned."""
     found: list[CheckpointRecord | Parent] = []
     attempts = {attempt.number: attempt for attempt in history.attempts}
     attempt: AttemptRecord | None = history.attempts[-1] if history.attempts else None
@@ -54,8 +61,6 @@ def _of_attempt(history: History, number: int, limit: int | None) -> list[Checkp
     own = [
         item
         for item in history.checkpoints
-        if item.manifest.attempt == number
-        and item.state is not CheckpointState.SUPERSEDED
-        and (limit is None or item.manifest.samples_seen <= limit)
+        if item.manifest.attempt == number and (limit is None or item.manifest.samples_seen <= limit)
     ]
     return sorted(own, key=lambda item: item.manifest.samples_seen, reverse=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from clipctl.domain import (
     CANCELS,
+    CheckpointRecord,
     Complete,
     Decision,
     Form,
@@ -25,7 +26,7 @@ from clipctl.policy.budget import in_a_row, not_before, refused_in_a_row
 from clipctl.policy.case import Case
 from clipctl.policy.nodes import EXCLUDE, exclusion
 from clipctl.policy.objections import objections
-from clipctl.policy.parents import parent_after
+from clipctl.policy.parents import lost_parents, parent_after
 from clipctl.policy.remedies import changes
 from clipctl.policy.suspicion import diverged, one_bad_node
 from clipctl.policy.words import clock, named, onset, tried
@@ -201,6 +202,19 @@ def one_rank_out_of_the_blue(case: Case) -> Decision | None:
     return _resubmit(case, Remedy(parent=parent), f"{basis}; {why}, same settings, once")
 
 
+def everything_lost(case: Case) -> Decision | None:
+    """It would begin anew, as every checkpoint that it could go on from is pruned or damaged."""
+    cause = case.cause
+    if cause is None or case.released:
+        return None
+    parent, _ = parent_after(case.history, cause, case.recovery)
+    lost = lost_parents(case.history, cause, case.recovery)
+    if isinstance(parent, CheckpointRecord) or not lost:
+        return None
+    which = f"{lost[0].path} and all before it are pruned or damaged"
+    return Hold(basis=f"{named(cause)}; {which}: it would begin anew")
+
+
 def other_settings(case: Case) -> Decision | None:
     """It diverged: back before the rise, with the first change that has not failed from there."""
     cause = case.cause
@@ -262,6 +276,7 @@ RULES: tuple[Rule, ...] = (
     out_of_memory,
     crash_loop,
     one_rank_out_of_the_blue,
+    everything_lost,
     other_settings,
     nothing_left,
     go_on,

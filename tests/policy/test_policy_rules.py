@@ -9,6 +9,7 @@ import pytest
 
 from clipctl.domain import (
     CheckpointRecord,
+    CheckpointState,
     Complete,
     Decision,
     Form,
@@ -28,6 +29,7 @@ from tests.policy.records import HOUR, attempt, checkpoint, diverged, ended, his
 from trainer.contract import Precision
 
 NOW = 1000 * HOUR
+DAMAGED = CheckpointState.DAMAGED
 SAVED = tuple(checkpoint(1, epochs) for epochs in range(1, 75))
 L14 = RecoverySpec(precision_ladder=(Precision.AMP_FP16, Precision.FP32), rollback_epochs=6)
 
@@ -43,6 +45,10 @@ def runs(incident: Incident | None, **more: Any) -> History:
     """A job that lives, 74 epochs done, with what was seen of it ten minutes ago."""
     one = attempt(1, incident=incident, live=True, ended_at=None, incident_at=NOW - 600)
     return history(one, checkpoints=SAVED, **{"state": RunState.RUNNING} | more)
+
+
+def pruned(checkpoints: tuple[CheckpointRecord, ...]) -> tuple[CheckpointRecord, ...]:
+    return tuple(replace(item, state=CheckpointState.SUPERSEDED) for item in checkpoints)
 
 
 def over(incident: Incident, **more: Any) -> History:
@@ -121,6 +127,31 @@ ENDS = {
     "a node's memory, twice": (in_a_row(Kind.OUT_OF_MEMORY, 2), "out_of_memory", Hold, "2 times in a row"),
     "three crashes": (in_a_row(Kind.CRASHED, 3), "crash_loop", Hold, "crashed 3 times in a row without progress"),
     "refused for a day": (in_a_row(Kind.SUBMIT_REFUSED, 24), "refused_for_now", Hold, "24 times in a row"),
+    # --- what it could go on from is gone
+    "a plateau that was noticed late, when its parents were pruned": (
+        history(attempt(1, incident=diverged(1, 75, form=Form.PLATEAU)), checkpoints=pruned(SAVED[:68]) + SAVED[70:]),
+        "everything_lost",
+        Hold,
+        "attempts/1/checkpoints/epoch_68.pt and all before it are pruned or damaged: it would begin anew",
+    ),
+    "every byte is rotten": (
+        history(attempt(1, incident=ended(1, Kind.PREEMPTED)), checkpoints=(checkpoint(1, 3, state=DAMAGED),)),
+        "everything_lost",
+        Hold,
+        "preempted; attempts/1/checkpoints/epoch_3.pt and all before it",
+    ),
+    "too early for any checkpoint": (
+        history(attempt(1, incident=diverged(1, 5)), checkpoints=SAVED[:4]),
+        "other_settings",
+        Resubmit,
+        "own start",
+    ),
+    "pruned, and a person wants it to begin anew": (
+        history(attempt(1, incident=diverged(1, 75)), checkpoints=pruned(SAVED[:68]), set_going_at=NOW - 1),
+        "other_settings",
+        Resubmit,
+        "from the run's own start",
+    ),
     # --- how it goes on
     "not finite": (over(diverged(1, 75)), "other_settings", Resubmit, "fp32 comes after amp_fp16"),
     "stuck near chance, stopped and gone": (
