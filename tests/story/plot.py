@@ -72,11 +72,14 @@ BLOWS = (Blow.WALL_TIME, Blow.PREEMPTION, Blow.CONTROLLER)
 def drawn(
     seed: int, *, nodes: int, gpus: int, epochs: int, steps: int = 4, step_seconds: float = 0.0, rollback: int = 6
 ) -> Plot:
-    """Fault epoch, order, times and victims from the seed. The fault comes where there is something to go back to."""
+    """Fault epoch, order, times and victims from the seed. The fault comes where there is something to go back to.
+
+    Troubles begin in the first third: slurmctld looks at wall time every 30 s, and the run must not be over by then.
+    """
     draw = random.Random(seed)
     blows = [*BLOWS, draw.choice((Blow.DEAD_NODE, Blow.DEAD_SLURMD))]
     draw.shuffle(blows)
-    times = sorted(draw.randint(2, epochs * 2 // 3) for _ in blows)
+    times = sorted(draw.randint(2, epochs // 3) for _ in blows)
     return Plot(
         seed=seed,
         nodes=nodes,
