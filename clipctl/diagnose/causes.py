@@ -1,4 +1,4 @@
-"""What an error's text gives away: storage, or memory. Of a log the last resort, as anybody may print anything."""
+"""What an error's text gives away: storage, memory, data. Of a log the last resort, as anybody may print anything."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ _FAULTY = re.compile(r"Input/output error|Stale (NFS )?file handle|\[Errno (5|11
 _GPU_MEMORY = re.compile(r"(CUDA|HIP|NCCL).{0,40}out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED")
 _HOST_MEMORY = re.compile(
     r"oom[-_ ]kill|MemoryError|Cannot allocate memory|DefaultCPUAllocator|DataLoader worker .{0,40}killed by signal"
+)
+_BAD_DATA = re.compile(  # the trainer's own words
+    r"samples cannot be used|shards in a row gave no image-text pair|a batch without one usable sample"
 )
 
 # A rank that only heard of another one's end: of gloo, NCCL, or a socket
@@ -38,13 +41,15 @@ GPU_MEMORY = Cause(IncidentKind.OUT_OF_MEMORY, "a GPU's memory was used up", For
 
 
 def cause(text: str) -> Cause | None:
-    """None: it gives away neither."""
+    """None: it gives away nothing."""
     if _GPU_MEMORY.search(text):
         return GPU_MEMORY
     if _HOST_MEMORY.search(text):
         return HOST_MEMORY
     if _FULL.search(text) or _FAULTY.search(text):
         return Cause(IncidentKind.STORAGE, text.strip(), passes=_FULL.search(text) is None)
+    if _BAD_DATA.search(text):
+        return Cause(IncidentKind.BAD_DATA, text.strip(), passes=False)
     return None
 
 

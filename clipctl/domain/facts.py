@@ -91,6 +91,7 @@ class IncidentKind(StrEnum):
     HUNG = "hung"  # alive, without progress for longer than its phase may take
     SLOW = "slow"  # far below its own or its peers' pace
     STORAGE = "storage"  # no space, no quota, or an I/O error where it saves or reads
+    BAD_DATA = "bad_data"  # too few of the samples can be used
     NEVER_RUNNABLE = "never_runnable"  # waits for what its partition will never have
     SUBMIT_REFUSED = "submit_refused"  # the scheduler said no, or the job's files could not be written: no job exists
 

@@ -38,6 +38,9 @@ def crashed(error: str) -> dict[str, Any]:
         ("MemoryError: ", IncidentKind.OUT_OF_MEMORY, Form.HOST_MEMORY, True),
         ("RuntimeError: DataLoader worker (pid 71) is killed by signal: Killed.", IncidentKind.OUT_OF_MEMORY,
          Form.HOST_MEMORY, True),
+        ("37 of 800 samples cannot be used, more than data.max_bad_fraction 0.01", IncidentKind.BAD_DATA, None, False),
+        ("DataError: 8 shards in a row gave no image-text pair, at last 7.tar", IncidentKind.BAD_DATA, None, False),
+        ("DataError: a batch without one usable sample, from 7.tar", IncidentKind.BAD_DATA, None, False),
         ("RuntimeError: shape [28] is not [5]", IncidentKind.CRASHED, None, True),
     ],
 )  # fmt: skip

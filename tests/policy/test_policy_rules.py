@@ -108,7 +108,7 @@ ENDS = {
         Hold,
         "submit refused: Invalid account",
     ),
-    "data that cannot be used": (over(ended(1, Kind.CRASHED, passes=False)), "restart_would_not_help", Hold, "crashed"),
+    "unusable data": (over(ended(1, Kind.BAD_DATA, passes=False)), "restart_would_not_help", Hold, "bad data"),
     "somewhere": (over(replace(diverged(1, 75), epoch=None)), "place_unknown", Hold, "where it began is not known"),
     "never started, and cancelled from the queue by us": (
         over(ended(1, Kind.NEVER_RUNNABLE)),

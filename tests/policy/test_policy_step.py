@@ -71,6 +71,7 @@ def test_without_evidence_the_store_has_the_last_word():
         ({"exit": Exit(code=ExitCode.REFUSED, time=NOW)}, Kind.CRASHED, "a restart would not help"),
         ({"final": crash("CUDA out of memory. Tried to allocate")}, Kind.OUT_OF_MEMORY, "out of GPU memory"),
         ({"final": crash("OSError: [Errno 28] No space left on device")}, Kind.STORAGE, "a restart would not help"),
+        ({"final": crash("37 of 800 samples cannot be used")}, Kind.BAD_DATA, "bad data: 37 of 800 samples"),
     ],
 )
 def test_what_a_restart_would_not_cure_waits_for_a_person(known: dict[str, Any], kind: Kind, words: str):

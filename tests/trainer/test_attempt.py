@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from clipctl.diagnose.causes import cause
+from clipctl.domain import IncidentKind
 from tests.trainer.attempts import Started, digits_spec, prepare, run_here
 from trainer import claim
 from trainer.contract import (
@@ -270,6 +272,8 @@ def test_too_much_bad_data_ends_the_run_and_names_the_shards(digits: Path, tmp_p
     assert set(counted.facts["shards"]) <= {str(shards / f"train-{number:06d}.tar") for number in range(4)}
     assert sum(counted.facts["shards"].values()) == counted.facts["bad"] > 16
     assert "cannot be used, more than data.max_bad_fraction 0.01" in last.facts["error"]
+    found = cause(last.facts["error"])
+    assert found is not None and found.kind is IncidentKind.BAD_DATA
 
 
 def test_a_checkpoint_loads_in_open_clip_itself(whole: Started) -> None:
