@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -81,15 +82,37 @@ def test_nodes_that_fail_each_start_are_left_out(lemons: list[str], watch: Watch
     assert run.intents()[4]["patch"]["slurm.exclude"] == ",".join(lemons)
 
 
+@contextmanager
+def unable_to_launch(cluster: Cluster, node: str) -> Iterator[None]:
+    """Its slurmd has no folder for what it is to start."""
+    spool = cluster.folder / "spool" / node
+    kept = spool.rename(spool.with_suffix(".kept"))
+    spool.touch()
+    try:
+        yield
+    finally:
+        spool.unlink()
+        kept.rename(spool)
+
+
 def test_a_node_where_ranks_cannot_be_launched_is_named(watch: Watch) -> None:
     """Slurm keeps the node in service, and calls the job failed: only srun's words say by which node."""
     desk, run = watch.desk, watch.run("r")
-    spool = desk.cluster.folder / "spool" / desk.cluster.node(1)
-    spool.rename(spool.with_suffix(".kept"))
-    spool.touch()
-    desk.launched("r", "resources.nodes=2", "recovery.backoff=0")
-    watch.attempts("r", 2)
-    spool.unlink()
-    spool.with_suffix(".kept").rename(spool)
+    node = desk.cluster.node(1)
+    with unable_to_launch(desk.cluster, node):
+        desk.launched("r", "resources.nodes=2", "recovery.backoff=0")
+        watch.attempts("r", 2)
     watch.completes("r")
-    assert (run.kinds(), blamed(run)) == (["node_failed"], [[desk.cluster.node(1)]])
+    assert (run.kinds(), blamed(run)) == (["node_failed"], [[node]])
+
+
+def test_a_node_that_comes_back_at_once_is_named(watch: Watch) -> None:
+    """It fails and is in service again before anybody asks: Slurm has forgotten why, and srun's words are left."""
+    desk, run = watch.desk, watch.run("r")
+    desk.launched("r", "train.epochs=40", "resources.nodes=2")
+    desk.trains("r")
+    node = desk.cluster.node(1)
+    desk.cluster.kill_node(node)
+    desk.cluster.revive(node)
+    watch.attempts("r", 2)
+    assert (run.kinds(), blamed(run)) == (["node_failed"], [[node]])
