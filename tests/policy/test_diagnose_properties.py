@@ -46,6 +46,7 @@ def reports(draw: st.DrawFn) -> JobReport:
         nonce="n", scheduler_id="17", state=state, raw=state, reason=reason, settled=draw(st.booleans()),
         cancelled_by=draw(st.none() | st.integers(0, 2)), preempted_at=draw(st.none() | st.just(1.0)),
         node_count=draw(st.none() | st.just(97)), partition_nodes=draw(st.none() | st.just(96)),
+        failed_nodes=draw(st.just({}) | st.just({"n4": "DOWN, Not responding"})),
     )  # fmt: skip
 
 
