@@ -127,8 +127,10 @@ def _ended_with_a_word(evidence: Evidence, final: Event) -> Incident:
         return finding(evidence, IncidentKind.STOPPED, f"asked to stop by {asked}", at=final, lines=(line,))
     error = str(final.facts.get("error", "no error text"))
     line = where(final, f"crashed on rank {final.facts.get('rank', '?')}: {error}")
-    ranks = whole_numbers([final.facts.get("rank")])
-    found = cause(error) or (first_cause(evidence.log_tail) if follows(error) else None)
+    heard = follows(error)
+    ranks = _left_first(evidence) if heard else ()
+    ranks = ranks or whole_numbers([final.facts.get("rank")])
+    found = cause(error) or (first_cause(evidence.log_tail) if heard else None)
     refused = evidence.exit is not None and evidence.exit.code == ExitCode.REFUSED
     found = found or Cause(IncidentKind.CRASHED, error, passes=not refused)
     return because(evidence, found, at=final, ranks=ranks, lines=(line, *evidence.log_tail))
@@ -152,7 +154,12 @@ def _ended_with_a_code(evidence: Evidence, code: int) -> Incident:
     known = {int(key): text for key, text in _CODES.items()}
     detail = known.get(code, f"left with code {code} without a final event" + _signal(code))
     found = Cause(IncidentKind.CRASHED, detail, passes=code != ExitCode.REFUSED)
-    return because(evidence, first_cause(evidence.log_tail) or found, lines=(line, *evidence.log_tail))
+    found = first_cause(evidence.log_tail) or found
+    return because(evidence, found, ranks=_left_first(evidence), lines=(line, *evidence.log_tail))
+
+
+def _left_first(evidence: Evidence) -> tuple[int, ...]:
+    return () if evidence.left_first is None else (evidence.left_first,)
 
 
 def _signal(code: int) -> str:

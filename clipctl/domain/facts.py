@@ -279,3 +279,4 @@ class Evidence:
     stop_requested: bool = False  # by a Stop decision: how the job ends says nothing new
     uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
+    left_first: int | None = None  # the rank that the script saw go before all others

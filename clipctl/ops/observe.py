@@ -192,6 +192,7 @@ def _evidence(
     final = job.landmarks.final
     ended = final is not None or exit_record is not None or job.missing_since is not None
     unexplained = final is None or final.kind == EventKind.CRASHED
+    first, log = _logs(job, report, files) if ended and unexplained else (None, ())
     return Evidence(
         attempt=job.identity.attempt,
         time=now,
@@ -211,7 +212,8 @@ def _evidence(
         cancel_requested=job.cancel_requested,
         stop_requested=job.stop_requested_at is not None,
         uid=os.getuid(),
-        log_tail=_log_tail(job, report, files) if ended and unexplained else (),
+        log_tail=log,
+        left_first=first,
     )
 
 
@@ -225,7 +227,7 @@ def _pulse(
     return felt(job.pulse, beat, now=now, running=running, longest=limits.patience.look)
 
 
-def _log_tail(job: JobRecord, report: JobReport | None, files: Files) -> tuple[str, ...]:
+def _logs(job: JobRecord, report: JobReport | None, files: Files) -> tuple[int | None, tuple[str, ...]]:
     """The script saw which node failed and which rank went first; rank 0 may only have heard that its peer was gone."""
     folder = RunFolder(job.folder).job(job.identity.nonce)
     whole, rank = tail(files, folder.logs / SCRIPT_LOG, SRUN_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
@@ -235,7 +237,7 @@ def _log_tail(job: JobRecord, report: JobReport | None, files: Files) -> tuple[s
     begun_again = report is not None and report.restarts > 0  # earlier lines may be about an earlier start
     earlier = () if begun_again else whole[: len(whole) - len(last)]
     about_nodes = tuple(line for line in earlier if nodes_named([line]))[:LOG_LINES]
-    return (*about_nodes, *last, *its_own, *rank)
+    return first, (*about_nodes, *last, *its_own, *rank)
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

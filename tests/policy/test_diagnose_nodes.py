@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from clipctl.diagnose import diagnose
 from clipctl.domain import ENDED_STATES, Incident, JobState
-from tests.policy.test_diagnose import LIMITS, NOW, SAVED, evidence, report
-from trainer.contract import Exit
+from tests.policy.test_diagnose import LIMITS, NOW, SAVED, event, evidence, report
+from trainer.contract import EventKind, Exit
 
 DOWN = {"n4": "DOWN, Not responding", "n9": "DOWN, Not responding"}
 LOST = ("srun: error: Node failure on n4", "srun: got SIGCONT", "srun: error: n5: task 2: Terminated")
@@ -22,7 +23,7 @@ NOT_LAUNCHED = (
 PRINTED = ("rank 3: srun: error: Node failure on n4", "Traceback (most recent call last):")
 
 
-def judged(state: JobState, failed: dict[str, str], log: tuple[str, ...] = (), **more: object) -> Incident:
+def judged(state: JobState, failed: dict[str, str], log: tuple[str, ...] = (), **more: Any) -> Incident:
     job = replace(report(state), failed_nodes=failed)
     incident = diagnose(evidence(job=job, claimed=True, uid=0, log_tail=log, **more), LIMITS, now=NOW)
     assert incident is not None
@@ -71,3 +72,19 @@ def test_a_job_that_a_person_cancelled_is_nobody_elses_doing() -> None:
 @pytest.mark.parametrize("state", sorted(ENDED_STATES - {JobState.PREEMPTED}))
 def test_a_trainer_that_saved_before_its_node_died_changes_nothing_about_the_node(state: JobState) -> None:
     assert judged(state, DOWN, final=SAVED).nodes == ("n4", "n9")
+
+
+@pytest.mark.parametrize(
+    ("known", "ranks"),
+    [
+        ({"exit": Exit(code=137, time=NOW), "left_first": 3}, (3,)),
+        ({"exit": Exit(code=137, time=NOW)}, ()),
+        ({"final": event(EventKind.CRASHED, error="ConnectionError: rank 3 has left", rank=0), "left_first": 3}, (3,)),
+        ({"final": event(EventKind.CRASHED, error="ConnectionError: rank 3 has left", rank=0)}, (0,)),
+        ({"final": event(EventKind.CRASHED, error="ValueError: no such column", rank=0), "left_first": 3}, (0,)),
+    ],
+)
+def test_a_rank_that_only_heard_of_anothers_end_is_not_named(known: dict[str, Any], ranks: tuple[int, ...]) -> None:
+    """Rank 0 writes the last word; the script saw who went first."""
+    incident = judged(JobState.FAILED, {}, **known)
+    assert (incident.kind, incident.ranks) == ("crashed", ranks)
