@@ -1,8 +1,9 @@
 """Jobs of a Slurm cluster. Only sbatch is started by submitit; every question goes through a Transport.
 
 A poll is one squeue, one sacct for jobs that have left the queue or were cancelled, and one scontrol for the sizes of
-partitions while a job waits: whatever the number of runs. Accounting is a bonus: where there is none, or it is late or
-down, the jobs that squeue has forgotten are absent from the answer, and the trainer's own files say the rest.
+partitions while a job waits, and for the nodes of jobs that may have ended by one: whatever the number of runs.
+Accounting is a bonus: where there is none, or it is late or down, the jobs that squeue has forgotten are absent from
+the answer, and the trainer's own files say the rest.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipctl.backends import slurm_codec as codec
+from clipctl.backends import slurm_codec as codec, slurm_nodes as nodes
 from clipctl.backends.comparison import differences
 from clipctl.backends.slurm_codec import Row
+from clipctl.backends.slurm_nodes import NodeReport
 from clipctl.backends.transport import NOT_FOUND, Completed, Here, Transport, with_only
 from clipctl.directives import parse_directives
 from clipctl.domain import (
@@ -90,7 +92,7 @@ class SlurmBackend:
         found = {job.nonce: row.report for job, row in owned if row}
         found |= self._accounted(jobs, found)
         others = {row.report.nonce: row.report for row in codec.alive(rows, self._uid)}
-        return QueueSnapshot(time=now, jobs={**others, **self._sized(found)})
+        return QueueSnapshot(time=now, jobs={**others, **self._explained(found)})
 
     def find(self, identity: JobIdentity) -> JobReport | Unobservable | None:
         answer = self.poll([identity])
@@ -120,13 +122,18 @@ class SlurmBackend:
         both = {nonce: _both(queued.get(nonce), row.report if row else None) for nonce, row in ended.items()}
         return {nonce: report for nonce, report in both.items() if report is not None}
 
-    def _sized(self, found: Mapping[str, JobReport]) -> Mapping[str, JobReport]:
-        """Whatever a job waits for now may hide that its partition will never have the nodes."""
-        if not any(report.state is JobState.PENDING for report in found.values()):
+    def _explained(self, found: Mapping[str, JobReport]) -> Mapping[str, JobReport]:
+        """Whatever a job waits for now may hide that its partition will never have the nodes; and which node a job
+        ended by is said of nodes only. All of it is one scontrol, which takes questions from its input."""
+        waits = any(report.state is JobState.PENDING for report in found.values())
+        ended = nodes.asked_about(found.values())
+        questions = [codec.PARTITIONS] * waits + [nodes.question(ended)] * bool(ended)
+        if not questions:
             return found
-        answer = self._run(codec.partitions())
-        sizes = codec.partition_sizes(answer.out) if answer.code == 0 else {}
-        return {nonce: replace(report, partition_nodes=sizes.get(report.partition)) for nonce, report in found.items()}
+        answer = self._run(["scontrol", "--oneliner"], stdin="\n".join([*questions, ""]))
+        text = answer.out if answer.code == 0 else ""
+        sizes, known = codec.partition_sizes(text), nodes.node_reports(text)
+        return {nonce: _explained(report, sizes, known) for nonce, report in found.items()}
 
     # --- end --------------------------------------------------------------------------------------------
 
@@ -161,10 +168,10 @@ class SlurmBackend:
 
     # --- every command ----------------------------------------------------------------------------------
 
-    def _run(self, command: Sequence[str], *, at_most: float | None = None) -> Completed:
+    def _run(self, command: Sequence[str], *, at_most: float | None = None, stdin: str = "") -> Completed:
         timeout = min(self._limits.query_timeout, at_most or self._limits.query_timeout)
         argv = [*with_only(self._environment | codec.VARIABLES), *command]
-        answer = self._transport.run(argv, timeout=timeout)
+        answer = self._transport.run(argv, timeout=timeout, stdin=stdin.encode())
         if answer.code == NOT_FOUND:
             return replace(answer, problem=f"{command[0]} is not installed here, or not in PATH")
         return replace(answer, problem=f"{command[0]}: {answer.failure}" if answer.code != 0 else "")
@@ -183,6 +190,11 @@ def _both(queued: JobReport | None, accounted: JobReport | None) -> JobReport | 
     if queued.scheduler_id != accounted.scheduler_id:
         return queued
     return replace(queued, cancelled_by=accounted.cancelled_by)
+
+
+def _explained(report: JobReport, sizes: Mapping[str, int], known: Mapping[str, NodeReport]) -> JobReport:
+    failed = nodes.failed_nodes(report, known)
+    return replace(report, partition_nodes=sizes.get(report.partition), failed_nodes=failed)
 
 
 def _awaited(cancelled: JobReport, now: float) -> bool:

@@ -95,8 +95,7 @@ def sacct(uid: int, mark: str, jobs: Sequence[JobIdentity]) -> list[str]:
     return ["sacct", "--allocations", "--duplicates", f"--user={uid}", f"--name={names}", when, *form]
 
 
-def partitions() -> list[str]:
-    return ["scontrol", "show", "partition", "--oneliner"]
+PARTITIONS = "show partition"  # for `scontrol --oneliner`
 
 
 # --- answers ----------------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ def accounting_rows(text: str, mark: str) -> list[Row] | None:
 
 def partition_sizes(text: str) -> dict[str, int]:
     """Nodes that one job may have in each partition."""
-    found = re.findall(r"^PartitionName=(\S+) (.*)$", text, re.MULTILINE)
+    found = re.findall(r"^(?:scontrol: )?PartitionName=(\S+) (.*)$", text, re.MULTILINE)
     sizes = {name: [_number(fields(rest).get(key, "")) for key in ("TotalNodes", "MaxNodes")] for name, rest in found}
     return {name: min(known) for name, size in sizes.items() if (known := [part for part in size if part is not None])}
 

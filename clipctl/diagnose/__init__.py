@@ -7,6 +7,7 @@ grace signal ended the script.
 
 from __future__ import annotations
 
+from clipctl.diagnose.causes import nodes_named
 from clipctl.diagnose.divergence import not_finite, risen
 from clipctl.diagnose.ending import cancelled, gone, how_it_ended, is_over, verdict
 from clipctl.diagnose.signs import early_signs
@@ -14,7 +15,7 @@ from clipctl.diagnose.trouble import hung, never_runnable, slow
 from clipctl.domain import CANCELS, Evidence, Incident, Limits
 from trainer.contract import EventKind
 
-__all__ = ["diagnose", "early_signs", "gone"]
+__all__ = ["diagnose", "early_signs", "gone", "nodes_named"]
 
 
 def diagnose(evidence: Evidence, limits: Limits, *, now: float) -> Incident | None:

@@ -1,9 +1,9 @@
-"""What an error's text gives away: storage, memory, data. Of a log the last resort, as anybody may print anything."""
+"""What an error's text gives away: storage, memory, data, a node. A log's is believed last: it may print anything."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clipctl.domain import Form, IncidentKind
@@ -27,6 +27,9 @@ _CONSEQUENCE = re.compile(
     r"rank is gone|has left|Connection (reset|closed|refused)|Broken pipe|NCCL|[Gg]loo|did not come"
 )
 
+# srun's words, at the start of a line
+_NODE = re.compile(r"srun: error: (?:Task launch for StepId=\S+ failed on node|Node failure on) ([^\s:]+)")
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -34,6 +37,7 @@ class Cause:
     detail: str
     form: Form | None = None
     passes: bool = True  # as of an Incident
+    nodes: tuple[str, ...] = ()  # as of an Incident
 
 
 HOST_MEMORY = Cause(IncidentKind.OUT_OF_MEMORY, "a node's memory was used up", Form.HOST_MEMORY)
@@ -53,8 +57,15 @@ def cause(text: str) -> Cause | None:
     return None
 
 
-def first_cause(lines: Iterable[str]) -> Cause | None:
-    """The oldest line's: what comes after it follows from it."""
+def nodes_named(lines: Iterable[str]) -> tuple[str, ...]:
+    """By srun, as those where it could not start ranks, or that are gone. In order, each once."""
+    return tuple(dict.fromkeys(found[1] for line in lines if (found := _NODE.match(line)) is not None))
+
+
+def first_cause(lines: Sequence[str]) -> Cause | None:
+    """The oldest line's: what comes after it follows from it. First of all a node's that srun names."""
+    if nodes := nodes_named(lines):
+        return Cause(IncidentKind.NODE_FAILED, f"srun lost, or could not reach, {', '.join(nodes)}", nodes=nodes)
     return next((found for line in lines if (found := cause(line)) is not None), None)
 
 

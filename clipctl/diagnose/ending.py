@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from clipctl.diagnose.causes import HOST_MEMORY, Cause, cause, first_cause, follows
+from clipctl.diagnose.causes import HOST_MEMORY, Cause, cause, first_cause, follows, nodes_named
 from clipctl.diagnose.finding import because, finding, where, whole_numbers
 from clipctl.domain import Evidence, Incident, IncidentKind, JobReport, JobState, Limits
 from trainer.contract import Event, EventKind, ExitCode
@@ -59,10 +59,9 @@ def how_it_ended(evidence: Evidence, found: Cause | None, now: float) -> Inciden
 _VERDICTS = {
     JobState.TIMEOUT: Cause(IncidentKind.TIMED_OUT, "wall time was over"),
     JobState.DEADLINE: Cause(IncidentKind.TIMED_OUT, "its deadline came"),
-    JobState.NODE_FAIL: Cause(IncidentKind.NODE_FAILED, "a node failed"),
-    JobState.BOOT_FAIL: Cause(IncidentKind.NODE_FAILED, "a node did not boot"),
     JobState.OUT_OF_MEMORY: HOST_MEMORY,
 }
+_BY_A_NODE = {JobState.NODE_FAIL: "a node failed", JobState.BOOT_FAIL: "a node did not boot"}
 
 
 def verdict(evidence: Evidence) -> Cause | None:
@@ -71,6 +70,8 @@ def verdict(evidence: Evidence) -> Cause | None:
     reports = [report for report in (job, at_exit) if report is not None]
     if any(report.state is JobState.PREEMPTED or report.preempted_at is not None for report in reports):
         return Cause(IncidentKind.PREEMPTED, "preempted by a job of higher priority")
+    if job is not None and (job.failed_nodes or job.state in _BY_A_NODE):
+        return _by_a_node(job, evidence.log_tail)
     if job is not None and job.state is JobState.CANCELLED:
         return _cancelled(job, evidence.uid)
     if job is not None and job.state in _VERDICTS:
@@ -78,6 +79,15 @@ def verdict(evidence: Evidence) -> Cause | None:
     if final is not None and final.kind == EventKind.STOPPED and final.facts.get("signal") == signal.SIGUSR1:
         return Cause(IncidentKind.TIMED_OUT, "warned before the end of wall time: saved and stopped")
     return None
+
+
+def _by_a_node(job: JobReport, log: tuple[str, ...]) -> Cause:
+    """A job that a node does not let start is CANCELLED, as if somebody had wanted that. A node that came back at once
+    is named by srun alone."""
+    nodes = tuple(job.failed_nodes) or nodes_named(log)
+    which = f": {', '.join(nodes)}" if nodes else ""
+    detail = _BY_A_NODE.get(job.state, "a node did not start it")
+    return Cause(IncidentKind.NODE_FAILED, f"{detail}{which}", nodes=nodes)
 
 
 def _cancelled(job: JobReport, uid: int | None) -> Cause:
@@ -95,7 +105,8 @@ def _scheduler_lines(evidence: Evidence) -> tuple[str, ...]:
     code = f", exit code {job.exit_code}" if job.exit_code else ""
     preempted = next((report for report in (job, at_exit) if report and report.preempted_at is not None), None)
     line = f"scheduler: job {job.scheduler_id} {job.state}{nodes}{code}"
-    return (line, "scheduler: it has a PreemptTime") if preempted else (line,)
+    failed = [f"scheduler: node {name} {why}" for name, why in job.failed_nodes.items()]
+    return (line, *failed, *(["scheduler: it has a PreemptTime"] if preempted else []))
 
 
 def _word_lines(evidence: Evidence) -> tuple[str, ...]:
@@ -116,8 +127,10 @@ def _ended_with_a_word(evidence: Evidence, final: Event) -> Incident:
         return finding(evidence, IncidentKind.STOPPED, f"asked to stop by {asked}", at=final, lines=(line,))
     error = str(final.facts.get("error", "no error text"))
     line = where(final, f"crashed on rank {final.facts.get('rank', '?')}: {error}")
-    ranks = whole_numbers([final.facts.get("rank")])
-    found = cause(error) or (first_cause(evidence.log_tail) if follows(error) else None)
+    heard = follows(error)
+    ranks = _left_first(evidence) if heard else ()
+    ranks = ranks or whole_numbers([final.facts.get("rank")])
+    found = cause(error) or (first_cause(evidence.log_tail) if heard else None)
     refused = evidence.exit is not None and evidence.exit.code == ExitCode.REFUSED
     found = found or Cause(IncidentKind.CRASHED, error, passes=not refused)
     return because(evidence, found, at=final, ranks=ranks, lines=(line, *evidence.log_tail))
@@ -141,7 +154,12 @@ def _ended_with_a_code(evidence: Evidence, code: int) -> Incident:
     known = {int(key): text for key, text in _CODES.items()}
     detail = known.get(code, f"left with code {code} without a final event" + _signal(code))
     found = Cause(IncidentKind.CRASHED, detail, passes=code != ExitCode.REFUSED)
-    return because(evidence, first_cause(evidence.log_tail) or found, lines=(line, *evidence.log_tail))
+    found = first_cause(evidence.log_tail) or found
+    return because(evidence, found, ranks=_left_first(evidence), lines=(line, *evidence.log_tail))
+
+
+def _left_first(evidence: Evidence) -> tuple[int, ...]:
+    return () if evidence.left_first is None else (evidence.left_first,)
 
 
 def _signal(code: int) -> str:

@@ -53,7 +53,15 @@ def because(
     lines: tuple[str, ...] = (),
 ) -> Incident:
     return finding(
-        evidence, found.kind, found.detail, at=at, form=found.form, ranks=ranks, passes=found.passes, lines=lines
+        evidence,
+        found.kind,
+        found.detail,
+        at=at,
+        form=found.form,
+        ranks=ranks,
+        nodes=found.nodes,
+        passes=found.passes,
+        lines=lines,
     )
 
 

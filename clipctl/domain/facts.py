@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from clipctl.pulse import Pulse
@@ -162,6 +162,7 @@ class JobReport:
     expected_start: float | None = None  # the scheduler's estimate while it waits
     reason: str = ""  # the scheduler's word for why it waits, or ended
     nodes: str = ""  # as the scheduler writes them: jwb[0001-0096]
+    failed_nodes: Mapping[str, str] = field(default_factory=dict)  # that it ended by, and the scheduler's words for why
     node_count: int | None = None
     partition: str = ""
     partition_nodes: int | None = None  # what it gives one job at most, asked while the job waits
@@ -279,3 +280,4 @@ class Evidence:
     stop_requested: bool = False  # by a Stop decision: how the job ends says nothing new
     uid: int | None = None  # this user's
     log_tail: tuple[str, ...] = ()
+    left_first: int | None = None  # the rank that the script saw go before all others

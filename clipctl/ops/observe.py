@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clipctl import journal
 from clipctl.backends import Backend
 from clipctl.backends.slurm_codec import shown
-from clipctl.diagnose import diagnose, gone
+from clipctl.diagnose import diagnose, gone, nodes_named
 from clipctl.domain import (
     Cursor,
     Evidence,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from clipctl.store.writer import Store
 
 LOG_LINES, SCRIPT_LINES = 8, 3  # of evidence
+SRUN_LINES = 400  # of a script's log, where each node may have its lines after the one about the node that failed
 FEW = 1000  # steps of a job that are held in memory until all jobs have been looked at
 # What reading or judging a run may raise where its rows or files are not what was written.
 UNREADABLE = (ClipctlError, OSError, ValueError, LookupError, TypeError)
@@ -191,6 +192,7 @@ def _evidence(
     final = job.landmarks.final
     ended = final is not None or exit_record is not None or job.missing_since is not None
     unexplained = final is None or final.kind == EventKind.CRASHED
+    first, log = _logs(job, report, files) if ended and unexplained else (None, ())
     return Evidence(
         attempt=job.identity.attempt,
         time=now,
@@ -210,7 +212,8 @@ def _evidence(
         cancel_requested=job.cancel_requested,
         stop_requested=job.stop_requested_at is not None,
         uid=os.getuid(),
-        log_tail=_log_tail(job, files) if ended and unexplained else (),
+        log_tail=log,
+        left_first=first,
     )
 
 
@@ -224,13 +227,17 @@ def _pulse(
     return felt(job.pulse, beat, now=now, running=running, longest=limits.patience.look)
 
 
-def _log_tail(job: JobRecord, files: Files) -> tuple[str, ...]:
-    """The script saw which rank went first; rank 0 may only have heard that its peer was gone."""
+def _logs(job: JobRecord, report: JobReport | None, files: Files) -> tuple[int | None, tuple[str, ...]]:
+    """The script saw which node failed and which rank went first; rank 0 may only have heard that its peer was gone."""
     folder = RunFolder(job.folder).job(job.identity.nonce)
-    script, rank = tail(files, folder.logs / SCRIPT_LOG, LOG_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
-    first = first_to_leave(script)
+    whole, rank = tail(files, folder.logs / SCRIPT_LOG, SRUN_LINES), tail(files, rank_log(folder, 0), LOG_LINES)
+    first = first_to_leave(script := whole[-LOG_LINES:])
     its_own = tail(files, rank_log(folder, first), LOG_LINES) if first else ()
-    return (*script[-SCRIPT_LINES:], *its_own, *rank) if rank or its_own else script
+    last = script[-SCRIPT_LINES:] if rank or its_own else script
+    begun_again = report is not None and report.restarts > 0  # earlier lines may be about an earlier start
+    earlier = () if begun_again else whole[: len(whole) - len(last)]
+    about_nodes = tuple(line for line in earlier if nodes_named([line]))[:LOG_LINES]
+    return first, (*about_nodes, *last, *its_own, *rank)
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

@@ -46,6 +46,7 @@ def reports(draw: st.DrawFn) -> JobReport:
         nonce="n", scheduler_id="17", state=state, raw=state, reason=reason, settled=draw(st.booleans()),
         cancelled_by=draw(st.none() | st.integers(0, 2)), preempted_at=draw(st.none() | st.just(1.0)),
         node_count=draw(st.none() | st.just(97)), partition_nodes=draw(st.none() | st.just(96)),
+        failed_nodes=draw(st.just({}) | st.just({"n4": "DOWN, Not responding"})),
     )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def evidence(draw: st.DrawFn) -> Evidence:
         attempt=1, time=NOW, job=draw(st.none() | reports()), observed=draw(st.booleans()),
         submitted=draw(st.booleans()), claimed=draw(st.booleans()), cancel_requested=draw(st.booleans()),
         stop_requested=draw(st.booleans()), log_tail=tuple(draw(st.lists(st.text(max_size=30), max_size=2))),
+        left_first=draw(st.none() | st.just(3)),
         **{name: draw(st.none() | drawn) for name, drawn in optional.items()},
     )  # fmt: skip
 
@@ -134,5 +136,16 @@ def test_knowing_less_never_ends_what_was_not_over(seen: Evidence, forgotten: se
 
 def test_the_properties_draw_every_field_of_the_evidence() -> None:
     drawn = {"attempt", "time", "job", "observed", "submitted", "claimed", "cancel_requested", "stop_requested"}
-    drawn |= {"log_tail", "exit", "at_exit", "final", "diverged", "progress", "started", "heartbeat", "pulse"}
+    drawn |= {
+        "log_tail",
+        "left_first",
+        "exit",
+        "at_exit",
+        "final",
+        "diverged",
+        "progress",
+        "started",
+        "heartbeat",
+        "pulse",
+    }
     assert {field.name for field in fields(Evidence)} == drawn | {"series", "missing_since", "uid"}

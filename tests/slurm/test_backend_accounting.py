@@ -103,6 +103,8 @@ class Counting:
 
 
 def test_300_waiting_jobs_are_polled_with_three_processes(jobs: Jobs) -> None:
+    failed = jobs.submit("exit 1", identity=jobs.of_another_run())
+    jobs.until_state(failed, JobState.FAILED)
     blocked = jobs.submit(nodes="6", identity=jobs.of_another_run())
     identities = [jobs.of_another_run() for _ in range(300)]
     scripts = [str(jobs.script(identity, "true")) for identity in identities]
@@ -110,8 +112,9 @@ def test_300_waiting_jobs_are_polled_with_three_processes(jobs: Jobs) -> None:
     subprocess.run(["bash", "-c", each, "bash", *scripts], check=True, stdout=subprocess.DEVNULL)
     counting = Counting()
     cancelled = jobs.of_another_run()
-    answer = SlurmBackend(jobs.limits, transport=counting).poll([blocked, cancelled, *identities])
-    assert isinstance(answer, QueueSnapshot) and len(answer.jobs) == 301
+    answer = SlurmBackend(jobs.limits, transport=counting).poll([failed, blocked, cancelled, *identities])
+    assert isinstance(answer, QueueSnapshot) and len(answer.jobs) == 302
+    assert {report.partition_nodes for report in answer.jobs.values()} == {6}
     assert {answer.jobs[identity.nonce].state for identity in identities} == {JobState.PENDING}
     assert sorted(counting.started) == ["sacct", "scontrol", "squeue"]
 

@@ -6,6 +6,7 @@ The faults of the study's section 4.4, where each is:
 |---|---|
 | F1, F2, F3, F4, F5, F6, F7, F8, F34, F35, F36 | test_watchdog_scheduler.py |
 | F9, F12 to F15, F28 to F31 | this module |
+| F11, and F9's second time | test_watchdog_nodes.py |
 | F16 | test_story.py: wall time ends in each of its runs |
 | F10 | F15: what requeues the job, preemption or its site, is the same to what follows |
 | F17, F18 | test_watchdog_people.py |
@@ -26,7 +27,7 @@ import signal
 
 import pytest
 
-from tests.cluster.processes import of_node, send
+from tests.cluster.processes import of_node, process, send
 from tests.slurm.blows import kill, ranks_on, urgent
 from tests.slurm.desk import SlurmDesk, eventually
 from tests.story.story import late_words
@@ -127,13 +128,18 @@ def test_ranks_that_stand_still_are_stopped(watch: Watch) -> None:
 
 
 def test_one_rank_dies_and_takes_the_others_along(watch: Watch) -> None:
-    """F30."""
+    """F30. The last word is another's, who only heard of it; srun saw which one it was."""
     desk = watch.desk
     desk.launched("r", SIX, "resources.nodes=2", "recovery.backoff=1")
     desk.trains("r", 25)
-    kill(desk, signal.SIGKILL, ranks_on(desk)[-1])
+    victim = ranks_on(desk)[-1]
+    found = process(victim)
+    assert found is not None
+    rank = int(found.environment["SLURM_PROCID"])
+    kill(desk, signal.SIGKILL, victim)
     run = watch.completes("r")
     assert (run.kinds(), len(run.intents())) == (["crashed"], 2)
+    assert run.incidents()[0]["ranks"] == [rank]
 
 
 def test_a_run_that_crashes_at_each_start_is_held(watch: Watch) -> None:
