@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from clipctl import journal
 from clipctl.domain import IncidentKind, JobState, Resubmit, RunState, Stop, Wait
 from clipctl.ops.observe import HALF, Observation, Reading, observe
 from clipctl.ops.tick import Outcome, Report, Site, tick, visit
-from clipctl.store import open_store
+from clipctl.store import open_store, ticks
+from clipctl.store.lease import Lease, Overtaken, take
 from tests.ops.theatre import Stage, demo
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat, Phase, dumps, write_atomic
 
@@ -132,6 +135,41 @@ def test_a_run_that_has_grown_keeps_no_other_waiting(little: None, stage: Stages
     report = ticked(grown, ill)
     assert outcome(report, grown).unobservable == HALF and isinstance(outcome(report, ill).decision, Resubmit)
     assert grown.store.newest_job("grown").cursor.offset < grown.folder.attempt(1).events.stat().st_size / 2
+
+
+def test_who_reads_one_run_for_long_shows_that_it_lives(stage: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each batch; and whoever took over meanwhile is heard."""
+    run = launched(stage)
+    trains(run, 3)
+    monkeypatch.setattr(journal, "BATCH", FEW_BYTES)
+    beats = [beaten(run) for _ in range(2)]
+    assert beats[0] > beats[1] + 5, "in the first there was much to read"
+    run.event(EventKind.DIVERGED, epoch=3, into=4, loss="nan", cause="loss", ranks=[0, 1])
+    trains(run, 3)
+    lease = mine(run)
+    write_atomic(ticks.folder_of(run.store.home) / "term.9", dumps(replace(lease.term, number=9)))
+    site = Site(cluster=run.cluster, backend=run.scheduler)
+    with pytest.raises(Overtaken):
+        observe(
+            run.store.jobs_live(), backend=site.backend, limits=site.cluster.limits, store=run.store, clock=run.time,
+            reading=Reading(beat=lease.beat), unread={},
+        )  # fmt: skip
+
+
+def mine(run: Stage) -> Lease:
+    """In a process to which each question for the time takes half a minute."""
+    clock = itertools.count(step=30.0)
+    lease = take(run.store.home, uptime=lambda: next(clock))
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def beaten(run: Stage) -> int:
+    lease = mine(run)
+    site = Site(cluster=run.cluster, backend=run.scheduler)
+    tick(lambda name: site, store=run.store, clock=run.time, lease=lease)
+    lease.end()
+    return lease.term.beats
 
 
 # --- as at once ---------------------------------------------------------------------------------------
