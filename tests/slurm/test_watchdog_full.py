@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from clipctl.errors import ExitStatus
+from tests.full import PAGE, fill, small_disk
 from tests.slurm.blows import everywhere
 from tests.slurm.desk import SlurmDesk, eventually
-from tests.slurm.full import PAGE, fill, small_disk
 from tests.story.watch import Watch, watching
 
 ROOM = 14 * PAGE  # for three checkpoints of three pages, and their manifests
