@@ -100,8 +100,8 @@ def landmarks(events: Iterable[Event], so_far: Landmarks | None = None) -> Landm
     return found
 
 
-def read(files: Files, folder: AttemptFolder, cursor: Cursor) -> tuple[JournalFacts, Cursor]:
-    """The events after `cursor`, in order, at most about BATCH bytes of them, and the heartbeat.
+def read(files: Files, folder: AttemptFolder, cursor: Cursor, most: int = BATCH) -> tuple[JournalFacts, Cursor]:
+    """The events after `cursor`, in order, at most about `most` bytes of them and one at least, and the heartbeat.
 
     An event is given once even when the file was copied, replaced or truncated and so is read again from its start.
     """
@@ -112,9 +112,11 @@ def read(files: Files, folder: AttemptFolder, cursor: Cursor) -> tuple[JournalFa
     if not _goes_on(files, folder.events, cursor, found):
         cursor = replace(cursor, offset=0)
     lines = _Lines(cursor.offset)
-    _fill(files, folder.events, found.size, lines)
+    more = _fill(files, folder.events, found.size, lines, most)
     events, skipped = _events(lines.whole, cursor.seq)
-    facts = JournalFacts(events=events, heartbeat=heartbeat, torn=lines.torn, skipped=skipped + lines.overlong)
+    facts = JournalFacts(
+        events=events, heartbeat=heartbeat, torn=lines.torn, more=more, skipped=skipped + lines.overlong
+    )
     seq = events[-1].seq if events else cursor.seq
     return facts, Cursor(offset=lines.offset, inode=found.inode, seq=seq)
 
@@ -171,15 +173,21 @@ class _Lines:
         self._rest, self._passed = b"", 0
 
 
-def _fill(files: Files, path: Path, size: int, lines: _Lines) -> None:
-    """Reads on from the lines' offset to `size`, the file's end when we looked: a writer must not keep us here."""
+def _fill(files: Files, path: Path, size: int, lines: _Lines, most: int) -> bool:
+    """Reads on from the lines' offset to `size`, the file's end when we looked: a writer must not keep us here.
+
+    True: there is more. An overlong line is passed over at once, however long: nobody parses it.
+    """
     start = position = lines.offset
-    while position < size and lines.offset - start < BATCH:
-        chunk = files.read(path, position, min(_CHUNK, size - position))
+    while position < size:
+        if lines.offset - start >= most:
+            return True
+        chunk = files.read(path, position, min(_CHUNK, most, size - position))
         if not chunk:
-            return
+            break
         position += len(chunk)
         lines.add(chunk)
+    return False
 
 
 def _events(lines: Iterable[bytes], seq: int) -> tuple[tuple[Event, ...], int]:

@@ -71,3 +71,8 @@ class Limits:
     submit_timeout: Positive = 180.0  # sbatch itself tries again for two minutes
     patience: Patience = Patience()
     loss: LossLimits = LossLimits()
+
+    @property
+    def first_sign(self) -> float:
+        """Seconds for which a job may run before anything is heard of it: it waits for an earlier one, and starts."""
+        return self.claim_wait + self.patience.starting

@@ -102,18 +102,28 @@ class CheckpointKeeper:
         return relative
 
     def _write(self, at: Position, path: Path) -> str:
-        """The file under its final name, durable; returns its digest."""
+        """The file under its final name, durable; returns its digest. Of one that cannot be written nothing is left."""
         temporary = path.with_name(path.name + ".tmp")  # not *.pt: open_clip's --resume latest would take it
-        with open(temporary, "wb") as file:
-            writer = _Hashing(file)
-            self._write_payload(self._payload(at), cast(IO[bytes], writer))
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            digest = self._fill(at, temporary)
+        except (OSError, RuntimeError) as error:  # torch's own for a write that failed
+            temporary.unlink(missing_ok=True)  # on a full disk the last word needs the room
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path.relative_to(self._folder))
+            raise
         if not self._still_mine():
             temporary.unlink()
             raise Fenced(f"{path.name} is not published: another attempt or job holds the run")
         os.replace(temporary, path)
         sync_folder(path.parent)
+        return digest
+
+    def _fill(self, at: Position, temporary: Path) -> str:
+        with open(temporary, "wb") as file:
+            writer = _Hashing(file)
+            self._write_payload(self._payload(at), cast(IO[bytes], writer))
+            file.flush()
+            os.fsync(file.fileno())
         return DIGEST_PREFIX + writer.hash.hexdigest()
 
     def _payload(self, at: Position) -> dict[str, Any]:

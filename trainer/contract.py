@@ -331,11 +331,16 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
 def write_atomic(path: Path, text: str) -> None:
     """Readers on other hosts see the old text or the new one; a crash leaves one of the two."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:  # on a full disk nothing of it is left, and it is said of what
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or os.fspath(path)
+        raise
     sync_folder(path.parent)
 
 

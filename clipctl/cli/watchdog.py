@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,7 +56,9 @@ def run(
         raise typer.Exit(_status(report))
     every = loop if loop is not None else _every()
     if loop is None:
-        raise typer.Exit(_tick(take_over, every, verbose or sys.stdout.isatty(), as_json))
+        with _to_its_end():
+            status = _tick(take_over, every, verbose or sys.stdout.isatty(), as_json)
+        raise typer.Exit(status)
     _again_and_again(loop, take_over, verbose, as_json)
 
 
@@ -88,18 +92,28 @@ def _tick(take_over: bool, every: float | None, verbose: bool, as_json: bool) ->
 
 
 def _again_and_again(seconds: float, take_over: bool, verbose: bool, as_json: bool) -> None:
-    """A tick is always done to its end. What it cannot reach now it may reach the next time."""
+    """What one tick cannot reach the next one may."""
+    with _to_its_end() as asked:
+        while not asked.is_set():
+            started = time.monotonic()
+            try:
+                _tick(take_over, seconds, verbose, as_json)
+            except ClipctlError as error:
+                note(_stamped(f"{error.message}; hint: {error.hint}"))
+            take_over = False  # once
+            asked.wait(max(0.0, seconds - (time.monotonic() - started)))
+
+
+@contextmanager
+def _to_its_end() -> Iterator[threading.Event]:
+    """A tick is not broken off between a decision and what follows from it: TERM and Ctrl-C set the event, no more."""
     asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: asked.set())
-    while not asked.is_set():
-        started = time.monotonic()
-        try:
-            _tick(take_over, seconds, verbose, as_json)
-        except ClipctlError as error:
-            note(_stamped(f"{error.message}; hint: {error.hint}"))
-        take_over = False  # once
-        asked.wait(max(0.0, seconds - (time.monotonic() - started)))
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @watchdog.command()
@@ -223,7 +237,7 @@ def _closed(closed: Closed, verbose: bool, as_json: bool) -> ExitStatus:
 
     holder, silent = closed.term.holder, duration(closed.silent_for)
     if closed.standing is Standing.STUCK:
-        what = f"process {holder.pid} has been in its tick without a sign of life for {silent}: kill {holder.pid}"
+        what = f"process {holder.pid} has been in its tick without a sign of life for {silent}: kill -9 {holder.pid}"
     elif closed.standing is Standing.BUSY:
         what = f"process {holder.pid} is at it"
     else:

@@ -20,7 +20,7 @@ def hung(evidence: Evidence, limits: Limits) -> Incident | None:
     if job is None or job.state is not JobState.RUNNING or pulse is None:
         return None
     if beat is None or pulse.counter is None:
-        patience = limits.patience.starting + limits.claim_wait
+        patience = limits.first_sign
         if beat is not None or pulse.counter is not None or pulse.silent_for < patience:
             return None
         return _hung(evidence, f"no sign of life for {pulse.silent_for:.0f} s of running", f"patience {patience:.0f} s")

@@ -244,6 +244,7 @@ class JournalFacts:
     events: tuple[Event, ...] = ()  # new since the cursor, in order
     heartbeat: Heartbeat | None = None
     torn: bool = False  # the last line is not whole yet
+    more: bool = False  # there is more than was to be read at once
     skipped: int = 0  # lines that are no events
 
 

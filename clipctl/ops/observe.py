@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
 from clipctl.pulse import felt
 from clipctl.store import Answer, JobRecord, Steps
+from clipctl.store.lease import Overtaken
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 
 if TYPE_CHECKING:
@@ -39,8 +40,18 @@ if TYPE_CHECKING:
 LOG_LINES, SCRIPT_LINES = 8, 3  # of evidence
 SRUN_LINES = 400  # of a script's log, where each node may have its lines after the one about the node that failed
 FEW = 1000  # steps of a job that are held in memory until all jobs have been looked at
+EVERYTHING = 1 << 62  # bytes
+HALF = "it has written more than is read in one look; the next one goes on from there"
 # What reading or judging a run may raise where its rows or files are not what was written.
 UNREADABLE = (ClipctlError, OSError, ValueError, LookupError, TypeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How events are read: at most `most` bytes of each job in one look, and a sign of life after each batch."""
+
+    most: int = EVERYTHING
+    beat: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,7 @@ class Observation:
     job: JobRecord  # as stored after this look
     evidence: Evidence
     incident: Incident | None
-    unobservable: str = ""  # why the scheduler could not be asked
+    unobservable: str = ""  # why the scheduler could not be asked, or what was not read; nothing is judged by halves
     steps: Steps | None = None  # that are stored with those of all other jobs, once all have been looked at
 
     @property
@@ -64,7 +75,7 @@ def observe(
     limits: Limits,
     store: Store,
     clock: Clock,
-    files: Files | None = None,
+    reading: Reading | None = None,
     unread: dict[str, Exception] | None = None,
 ) -> tuple[Observation, ...]:
     """All jobs of one cluster, in one poll. What is seen is stored; looking again, by whomever, changes nothing.
@@ -78,7 +89,9 @@ def observe(
     looks = []
     for job in jobs:
         try:
-            looks.append(_look(job, answer, limits, store, clock, files or LocalFiles()))
+            looks.append(_look(job, answer, limits, store, clock, reading or Reading()))
+        except Overtaken:
+            raise
         except UNREADABLE as error:
             if unread is None:
                 raise
@@ -89,9 +102,9 @@ def observe(
 
 
 def _look(
-    job: JobRecord, answer: QueueSnapshot | Unobservable, limits: Limits, store: Store, clock: Clock, files: Files
+    job: JobRecord, answer: QueueSnapshot | Unobservable, limits: Limits, store: Store, clock: Clock, reading: Reading
 ) -> Observation:
-    identity = job.identity
+    files, identity = LocalFiles(), job.identity
     answer = answer_about(job.scheduler_id, answer)
     report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
     told = job.live and isinstance(answer, QueueSnapshot) and _is_news(job, report)
@@ -100,15 +113,17 @@ def _look(
     # Before the events: whoever wrote exit.json had written the last event by then.
     exit_record = journal.exit_record(files, RunFolder(job.folder).job(identity.nonce))
     goes_on = report is not None and not report.over and exit_record is None
-    written = _only_steps(job, files) if goes_on else None
+    written = _only_steps(job, files, reading) if goes_on else None
     if written is None:
-        written = _ingest(job, store, clock, files, goes_on)
+        written = _ingest(job, store, clock, files, goes_on, reading)
     if told or written.anything:
         job = store.job(identity.nonce)
     if (steps := written.steps) is not None:
         job = replace(job, cursor=steps.after, landmarks=journal.landmarks(steps.events, job.landmarks))
     evidence = _evidence(job, report, answer, exit_record, written, limits, clock.now(), files)
-    if written.progressed or job.troubled or not goes_on:
+    if not written.whole:  # the rest may say the opposite, and of a job that has ended nothing is read any more
+        return Observation(job=job, evidence=evidence, incident=None, unobservable=HALF)
+    if written.anything or written.progressed or job.troubled or not goes_on:
         evidence = replace(evidence, series=store.series(identity.run, identity.attempt, steps.events if steps else ()))
     incident = diagnose(evidence, limits, now=evidence.time)
     if incident is not None:
@@ -142,39 +157,52 @@ class _Written:
     heartbeat: Heartbeat | None
     anything: bool  # the store had not heard of
     progressed: bool  # steps among it
+    whole: bool = True  # to the end of what there was
     steps: Steps | None = None  # where there is nothing else: they are stored with those of all other jobs
 
 
-def _only_steps(job: JobRecord, files: Files) -> _Written | None:
+def _only_steps(job: JobRecord, files: Files, reading: Reading) -> _Written | None:
     """What most jobs of most looks have written: a few more steps, or nothing. None: something else, or much."""
-    facts, cursor = journal.read(files, RunFolder(job.folder).attempt(job.identity.attempt), job.cursor)
-    if not facts.events:
+    folder = RunFolder(job.folder).attempt(job.identity.attempt)
+    facts, cursor = journal.read(files, folder, job.cursor, min(journal.BATCH, reading.most))
+    if not (facts.events or facts.more):
         return _Written(facts.heartbeat, False, False)
     plain = job.landmarks.started is not None and all(event.kind == EventKind.PROGRESS for event in facts.events)
-    if not plain or len(facts.events) > FEW:
+    if not plain or facts.more or len(facts.events) > FEW:
         return None
     steps = Steps(before=job.cursor.seq, after=cursor, events=facts.events)
-    return _Written(facts.heartbeat, False, True, steps)
+    return _Written(facts.heartbeat, False, True, steps=steps)
 
 
-def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files, goes_on: bool) -> _Written:
+def _ingest(job: JobRecord, store: Store, clock: Clock, files: Files, goes_on: bool, reading: Reading) -> _Written:
     """Checkpoints come and go only where a rank writes: while it `goes_on`, without an event there is nothing new."""
     run, attempt = _attempt(job)
     folder = RunFolder(job.folder).attempt(attempt)
-    heartbeat, progressed = None, False
+    progressed, left, cursor = False, reading.most, job.cursor
     waiting: tuple[JournalFacts, Cursor] | None = None  # so that the last batch and the list are one transaction
-    for facts, cursor in journal.read_all(files, folder, job.cursor):
-        heartbeat = facts.heartbeat
-        if facts.events:
+    while True:
+        facts, following = journal.read(files, folder, cursor, min(journal.BATCH, left))
+        if facts.events or facts.more:
             if waiting is not None:
                 store.ingest(run, attempt, *waiting, time=clock.now())
-            waiting = facts, cursor
+                reading.beat()
+            waiting = facts, following
             progressed = progressed or any(event.kind == EventKind.PROGRESS for event in facts.events)
+        left -= _taken(cursor, following)
+        cursor = following
+        if not facts.more or left <= 0:
+            break
     if waiting is None and goes_on:
-        return _Written(heartbeat, False, False)
+        return _Written(facts.heartbeat, False, False)
     listed = journal.checkpoints(files, folder)
     store.ingest(run, attempt, *(waiting or (JournalFacts(), job.cursor)), time=clock.now(), checkpoints=listed)
-    return _Written(heartbeat, True, progressed)
+    return _Written(facts.heartbeat, True, progressed, whole=not facts.more)
+
+
+def _taken(before: Cursor, after: Cursor) -> int:
+    """Bytes; of a file that was replaced, all that was read of the new one."""
+    again = after.inode != before.inode or after.offset < before.offset
+    return after.offset if again else after.offset - before.offset
 
 
 def _evidence(

@@ -128,7 +128,7 @@ def _waited_for(run: str, before: JobRecord, at: Place) -> str:
     """Removes it where it is not wanted; told at every look, as words get lost."""
     standby = at.store.standby(run)
     assert standby is not None
-    why = "" if standby.withdrawn_at is not None else _unwanted(at.store.run(run), before, at)
+    why = "" if standby.withdrawn_at is not None else _hangs(standby, at) or _unwanted(at.store.run(run), before, at)
     if why or standby.withdrawn_at is not None:
         remove(run, store=at.store, backend=at.backend, clock=at.clock, actor="clipctl", basis=why)
         standby = at.store.standby(run)
@@ -169,6 +169,15 @@ def _claim(standby: StandbyRecord) -> Claim | None:
     files, folder = LocalFiles(), RunFolder(standby.folder).attempt(standby.identity.attempt)
     claim = journal.claim(files, folder) if CLAIM_FILE in files.scandir(folder.path) else None
     return claim if claim is not None and claim.nonce == standby.identity.nonce else None
+
+
+def _hangs(standby: StandbyRecord, at: Place) -> str:
+    """Why one that Slurm has started is waited for no longer, in words: as long as for a first heartbeat."""
+    if standby.running_since is None:
+        return ""
+    running, limits = at.clock.now() - standby.running_since, at.cluster.limits
+    patience = limits.first_sign
+    return f"it has run for {running:.0f} s without a claim; patience {patience:.0f} s" if running >= patience else ""
 
 
 def _unwanted(record: RunRecord, before: JobRecord, at: Place) -> str:

@@ -14,6 +14,7 @@ from clipctl.domain import (
     Decision,
     Form,
     Hold,
+    Incident,
     IncidentKind,
     Remedy,
     Resubmit,
@@ -127,7 +128,16 @@ def restart_would_not_help(case: Case) -> Decision | None:
         return None
     if cause.kind not in (IncidentKind.STORAGE, IncidentKind.NEVER_RUNNABLE) and cause.passes:
         return None
-    return Hold(basis=f"{named(cause)}: {cause.detail}; a restart would not help")
+    return Hold(basis=f"{named(cause)}: {cause.detail}; a restart would not help{_room(case, cause)}")
+
+
+def _room(case: Case, cause: Incident) -> str:
+    """What to type where a disk or a quota is full."""
+    if cause.kind is not IncidentKind.STORAGE or cause.passes:
+        return ""
+    run = case.history.run
+    kept = f"clipctl checkpoints {run} lists what is kept, train.save.keep_last=N prunes"
+    return f": make room ({kept}), then clipctl release {run}"
 
 
 def place_unknown(case: Case) -> Decision | None:

@@ -221,7 +221,8 @@ def _written(path: Path, term: Term) -> None:
     try:
         contract.write_atomic(path, contract.dumps(term))
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -ld {path.parent}") from error
+        hint = f"ls -ld {path.parent} && df -h {path.parent}"
+        raise Unavailable(f"{path}: {error.strerror}", hint=hint) from error
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -111,6 +111,7 @@ class StandbyRecord:
     missing_since: float | None
     withdrawn_at: float | None  # set: it must not start, and is only watched until it is gone
     ended_at: float | None
+    running_since: float | None = None  # by the clock of who first saw it running, if it runs
     reason: str = ""  # the scheduler's word for why it waits: changes too often to be kept
 
     @property

@@ -11,8 +11,10 @@ from clipctl.domain import JobState
 from clipctl.store import views
 from clipctl.store.records import Answer, StandbyRecord
 
-_OPEN = """SELECT standbys.*, runs.run_id, runs.folder FROM standbys JOIN runs ON runs.name = standbys.run
-           WHERE ended_at IS NULL"""
+_OPEN = """SELECT standbys.*, runs.run_id, runs.folder,
+               (SELECT time FROM decisions WHERE run = standbys.run AND kind = 'standby_seen'
+                AND json_extract(facts, '$.nonce') = nonce ORDER BY time DESC, decisions.rowid DESC LIMIT 1) AS seen_at
+           FROM standbys JOIN runs ON runs.name = standbys.run WHERE ended_at IS NULL"""
 
 
 def everywhere(connection: sqlite3.Connection) -> tuple[StandbyRecord, ...]:
@@ -85,4 +87,5 @@ def _record(row: sqlite3.Row) -> StandbyRecord:
         missing_since=row["missing_since"],
         withdrawn_at=row["withdrawn_at"],
         ended_at=row["ended_at"],
+        running_since=row["seen_at"] if row["state"] == JobState.RUNNING and row["missing_since"] is None else None,
     )

@@ -256,6 +256,28 @@ def test_one_that_refused_by_itself_makes_way_in_the_same_tick(run: Stage) -> No
     assert run.store.history(run.run).attempts[-1].number == 3
 
 
+def test_one_that_hangs_before_its_claim_is_removed_and_policy_goes_on(run: Stage) -> None:
+    """Started by Slurm, and never heard of. It may take as long as a job may take to its first heartbeat."""
+    watch(run)
+    standing = open_standby(run)
+    stop(run)
+    patience = run.cluster.limits.claim_wait + run.cluster.limits.patience.starting
+    for _ in range(2):
+        assert watch(run) == f"stands by: {open_standby(run).words}"
+        assert open_standby(run).withdrawn_at is None
+        run.time.sleep(patience / 2)
+    assert watch(run) == f"stands by: {open_standby(run).words}"
+    (told,) = (each for each in run.store.decisions(run.run) if each.kind == "withdraw")
+    assert told.basis == f"it has run for {patience:.0f} s without a claim; patience {patience:.0f} s"
+    assert standing.identity.nonce not in nonces(run)
+    run.time.sleep(run.cluster.limits.lost_after)
+    watch(run)
+    run.time.sleep(run.cluster.limits.lost_after)
+    watch(run)
+    _, other = run.store.history(run.run).attempts
+    assert (other.number, other.parent_path) == (3, "attempts/1/checkpoints/epoch_1.pt")
+
+
 def test_where_nothing_was_saved_policy_speaks_first(run: Stage) -> None:
     watch(run)
     stop(run, save=False)

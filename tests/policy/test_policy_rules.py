@@ -102,6 +102,12 @@ ENDS = {
         Hold,
         "storage: No space left on device; a restart would not help",
     ),
+    "disk full, and what to type": (
+        over(ended(1, Kind.STORAGE, passes=False, detail="No space left on device")),
+        "restart_would_not_help",
+        Hold,
+        "would not help: make room (clipctl checkpoints r lists what is kept, train.save.keep_last=N prunes), then",
+    ),
     "a bad account": (
         over(ended(1, Kind.SUBMIT_REFUSED, passes=False, detail="Invalid account")),
         "restart_would_not_help",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.cluster.processes import of_node, send
-from tests.slurm.desk import SlurmDesk
+from tests.slurm.desk import SlurmDesk, eventually
 from tests.story.living import rank_of
 
 
@@ -14,6 +14,16 @@ def urgent(desk: SlurmDesk, nodes: int = 6) -> str:
     return desk.cluster.run(
         "sbatch", "--parsable", "--output=/dev/null", "--partition=urgent", f"--nodes={nodes}", "--wrap=sleep 1"
     ).stdout.strip()
+
+
+def everywhere(desk: SlurmDesk) -> str:
+    """The id of somebody else's job, which has all nodes."""
+    nodes = len(desk.cluster.nodes)
+    job = desk.cluster.run(
+        "sbatch", "--parsable", "--output=/dev/null", "--partition=urgent", f"--nodes={nodes}", "--wrap=sleep 300"
+    ).stdout.strip()
+    eventually(lambda: desk.cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout.strip() == "RUNNING")
+    return job
 
 
 def ranks_on(desk: SlurmDesk, *nodes: str) -> list[int]:

@@ -120,6 +120,28 @@ def test_a_hold_removes_it_even_where_the_scheduler_cannot_be_told(desk: SlurmDe
     assert (desk.status("r")["state"], desk.status("r")["attempts"]) == ("held", 1)
 
 
+def test_one_that_hangs_before_its_claim_makes_way(desk: SlurmDesk) -> None:
+    """Its script stands still; it has waited in the queue, and Slurm says that it runs."""
+    first = desk.launched("r", LONG, STANDBY)
+    desk.trains("r")
+    desk.cluster.profile(desk.root, setup=["kill -STOP $$"])
+    standby = standing_by(desk, "r")
+    desk.cluster.profile(desk.root, limits={"claim_wait": 0, "patience": {"starting": 2}})
+    desk.cluster.run("scancel", "--batch", "--signal=USR1", first)
+    eventually(lambda: desk.events("r", 1, "stopped"))
+    eventually(lambda: watch(desk) is not None and "withdraw" in decided(desk, "r"))
+    desk.cluster.profile(desk.root)
+    assert "without a claim; patience 2 s" in " ".join(desk.clipctl("history", "r").out.split())
+    eventually(lambda: "resubmit" in watch(desk))
+    eventually(lambda: desk.events("r", 3, "started"))
+    (stopped,), (started,) = desk.events("r", 1, "stopped"), desk.events("r", 3, "started")
+    assert started["step"] == stopped["step"]
+    assert standby["scheduler_id"] not in desk.jobs_of("r")
+    assert not (desk.folder("r") / "attempts" / "2" / "claim").exists()
+    assert desk.clipctl("cancel", "r", "--force").code == 0
+    eventually(lambda: not desk.jobs_of("r"))
+
+
 def test_what_has_completed_needs_no_next_job(desk: SlurmDesk) -> None:
     desk.launched("r", STANDBY, "train.epochs=8")
     standby = standing_by(desk, "r")

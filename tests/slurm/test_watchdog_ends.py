@@ -12,7 +12,7 @@ The faults of the study's section 4.4, where each is:
 | F17, F18 | test_watchdog_people.py |
 | F19, F20, F21 | test_watchdog_numbers.py |
 | F22 to F26, F33 | test_watchdog_files.py |
-| F27 | not yet: that a full disk holds the run is tested without a disk, in tests/policy |
+| F27 | test_watchdog_full.py |
 | F37, F38, F39 | the lock's own tests: two watchdogs, one store |
 | F40 | tests/store: a database is made again from the run folders |
 | F24 at its full length | tests/trainer/test_verify.py: every byte counts |

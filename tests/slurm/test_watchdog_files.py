@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.desk import SlurmDesk, eventually
+from tests.slurm.blows import everywhere
+from tests.slurm.desk import eventually
 from tests.story.watch import Watch
 from trainer.verify import manifest_path
 
@@ -76,19 +77,9 @@ def test_a_parent_that_vanishes_while_its_job_waits(watch: Watch) -> None:
     desk = watch.desk
     desk.launched("r", *CRASHING)
     eventually(lambda: desk.events("r", 1, "crashed"))
-    everything = busy(desk)
+    everything = everywhere(desk)
     run = watch.attempts("r", 2)
     (desk.folder("r") / run.attempt(2)["parent"]["path"]).unlink()
     desk.cluster.run("scancel", everything)
     assert "a restart would not help" in watch.held("r")
     assert not run.events(2, "progress")
-
-
-def busy(desk: SlurmDesk) -> str:
-    """The id of somebody else's job on all nodes."""
-    nodes = len(desk.cluster.nodes)
-    job = desk.cluster.run(
-        "sbatch", "--parsable", "--output=/dev/null", "--partition=urgent", f"--nodes={nodes}", "--wrap=sleep 300"
-    ).stdout.strip()
-    eventually(lambda: desk.cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout.strip() == "RUNNING")
-    return job

@@ -110,7 +110,7 @@ def test_a_tick_that_does_not_move_is_told_of(desk: Desk) -> None:
     stuck = lease.Term(number=9, holder=here, since=time.time(), beat_at=time.monotonic() - 25 * 60)
     write_atomic(ticks.folder_of(desk.home) / "term.9", dumps(stuck))
     said = desk.clipctl("watchdog", "run")
-    assert said.code == ExitStatus.NEEDED and f"kill {os.getpid()}" in said.out
+    assert said.code == ExitStatus.NEEDED and f"kill -9 {os.getpid()}" in said.out
 
 
 def test_status_is_loud_when_no_tick_came_for_long_and_there_is_something_to_watch(desk: Desk) -> None:

@@ -38,7 +38,7 @@ from clipctl.domain import (
 from clipctl.errors import ClipctlError, Damaged, Unavailable
 from clipctl.ops import execute, standby
 from clipctl.ops.clock import Clock
-from clipctl.ops.observe import UNREADABLE, Observation, observe
+from clipctl.ops.observe import UNREADABLE, Observation, Reading, observe
 from clipctl.spec import Cluster
 from clipctl.store import JobRecord, StandbyRecord
 from clipctl.store.due import Due
@@ -51,6 +51,9 @@ ACTOR = WATCHDOG
 FINAL = frozenset({RunState.COMPLETED, RunState.CANCELLED, RunState.HELD})
 GOES_ON = "its job goes on"
 AT_A_TIME = 100  # jobs looked at between two signs of life
+# Bytes of events of one run in one tick, so that no run keeps the others waiting for longer than half a minute. A run
+# of weeks writes a few megabytes in all.
+MOST = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class Outcome:
     run: str
     decision: Decision
     incident: Incident | None = None
-    unobservable: str = ""  # why its scheduler could not be asked
+    unobservable: str = ""  # why its scheduler could not be asked, or what was not read
     error: ClipctlError | None = None  # it could not be looked at, or the decision could not be done
     notes: tuple[str, ...] = ()  # what was done besides
 
@@ -133,13 +136,16 @@ class Visit:
         self, jobs: Mapping[str, JobRecord], answer: QueueSnapshot | Unobservable
     ) -> tuple[dict[str, Observation], dict[str, Exception]]:
         """Some at a time, so that a long tick is not taken for a dead one."""
-        backend, limits = _Asked(self.site.backend, answer), self.site.cluster.limits
+        backend, limits, store = _Asked(self.site.backend, answer), self.site.cluster.limits, self.store
+        reading = Reading(most=MOST, beat=self._beat)
         seen: dict[str, Observation] = {}
         unread: dict[str, Exception] = {}
         rest = iter(jobs.values())
         while some := tuple(islice(rest, AT_A_TIME)):
             self._beat()
-            looks = observe(some, backend=backend, limits=limits, store=self.store, clock=self.clock, unread=unread)
+            looks = observe(
+                some, backend=backend, limits=limits, store=store, clock=self.clock, reading=reading, unread=unread
+            )
             seen |= {look.job.identity.run: look for look in looks}
         return seen, unread
 
@@ -186,7 +192,7 @@ class Visit:
             return self._sound(run, seen)
         if seen.job.stop_requested_at is not None and not seen.unobservable:
             return None, Stop(basis="it was to end, and has not yet")
-        return None, Wait(basis=GOES_ON)
+        return None, Wait(basis=seen.unobservable or GOES_ON)
 
     def _sound(self, run: str, seen: Observation | None) -> tuple[Incident | None, Decision]:
         """Every byte of a parent is read before it is decided for; a damaged one is marked, and it is decided again."""
@@ -231,7 +237,9 @@ class Visit:
 
     def _kept(self, outcome: Outcome, seen: Observation | None) -> Outcome:
         """Where a job goes on, the next one is put into the queue behind it."""
-        if seen is None or seen.over or outcome.run not in self.wanting or outcome.run in self.standing:
+        if seen is None or seen.over or seen.unobservable:
+            return outcome
+        if outcome.run not in self.wanting or outcome.run in self.standing:
             return outcome
         self._may_act()
         try:
