@@ -86,10 +86,10 @@ CARD = Plot(
     fault_step=2,
     scenes=(
         Scene(Blow.PREEMPTION, 20),
-        Scene(Blow.WALL_TIME, 35),
+        Scene(Blow.WALL_TIME, 35),  # both early: slurmctld looks every 30 s, and the run must not be over by then
+        Scene(Blow.WALL_TIME, 50),
         Scene(Blow.CONTROLLER, 80),
-        Scene(Blow.DEAD_NODE, 85, victim=0),
-        Scene(Blow.WALL_TIME, 100),
+        Scene(Blow.DEAD_NODE, 100, victim=0),
     ),
 )
 # The loss has to come down before it can rise: steps enough for that, and then a few epochs.

@@ -69,7 +69,7 @@ class Story:
         before, struck = self.happened(blow), ""
         deadline = time.monotonic() + self.patience
         while self.happened(blow) == before:
-            assert time.monotonic() < deadline, f"{blow} was not seen"
+            assert time.monotonic() < deadline and not self.over, f"{blow} was not seen"
             ticking.check()
             if (job := self.running()) and job != struck:
                 self.strike(scene, job)
