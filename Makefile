@@ -31,7 +31,7 @@ soak: slurm $(INSTALLED)  ## the same tests with large counts (hours)
 rehearse: slurm $(INSTALLED)  ## launch l14-laion2b on an emulated cluster of 96 x 4, with 384 real ranks
 	$(BIN)/python -m tests.rehearse
 
-story: slurm $(INSTALLED)  ## the card's history on 96 x 4, told by the watchdog alone; make story SEED=7 draws another
+story: slurm $(INSTALLED)  ## the card's history and H/14's on 96 x 4, told by the watchdog alone; SEED=7 draws one instead
 	$(BIN)/python -m tests.story $(if $(SEED),--seed $(SEED))
 
 bench: $(INSTALLED)  ## costs as ratios, so that they hold on any machine

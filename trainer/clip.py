@@ -18,7 +18,8 @@ from trainer.seeds import seed_for
 
 MAX_LOGIT_SCALE = math.log(100)
 AUTOCAST = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
-OVERFLOW_FACTOR = 2.0**24  # a power of two: bfloat16 and float32 lose no bit, float16 (max 65504) does
+# Powers of two: bfloat16 and float32 lose no bit. Float16 has nothing above 65504, nor between 0 and 2^-24.
+OVERFLOW_FACTOR, UNDERFLOW_FACTOR = 2.0**24, 2.0**-48
 PREFIX = "module."  # open_clip strips it when it runs alone, but cannot add it
 
 
@@ -73,8 +74,9 @@ class ClipTrainee:
         if kind is FaultKind.OVERFLOW:
             _last_mlp(self.model).register_forward_hook(lambda _, __, y: (y * OVERFLOW_FACTOR) * (1 / OVERFLOW_FACTOR))
         elif kind is FaultKind.PLATEAU:
-            # All images look alike: every text is as near as any other, and there is no way back.
-            self.model.visual.register_forward_hook(lambda _, __, y: torch.ones_like(y) + 0 * y)
+            # All images look alike: every text is as near as any other, and there is no way back. Not zeros, as
+            # open_clip divides by their length.
+            self.model.visual.register_forward_hook(lambda _, __, y: y.where(y * UNDERFLOW_FACTOR != 0, 1.0))
 
     def is_finite(self) -> bool:
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.model.state_dict().values()]).all())

@@ -60,7 +60,7 @@ class Schedule(StrEnum):
 
 class FaultKind(StrEnum):
     OVERFLOW = "overflow"  # in every attempt, from its place on: float16 overflows, bfloat16 and float32 do not notice
-    PLATEAU = "plateau"  # in every attempt, from its place on: the loss goes to chance and stays
+    PLATEAU = "plateau"  # the same, but float16 underflows: all images look alike, the loss goes to chance and stays
     HANG = "hang"  # the following: once a run
     CRASH = "crash"
     SLOW_RANK = "slow_rank"

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.contract import Save, TrainSpec
+from trainer.contract import Engine, Save, TrainSpec
 
 # Of open_clip's own configurations, counted from its modules (open_clip 3.3); other models are not judged.
 PARAMETERS = {
@@ -47,8 +47,8 @@ def disk_of(path: Path) -> Disk | None:
 
 
 def checkpoint_bytes(train: TrainSpec) -> int | None:
-    """Of one file; None for a model whose size is not known here."""
-    parameters = PARAMETERS.get(train.model)
+    """Of one file; None for a model whose size is not known here, and for a rehearsal, which has none."""
+    parameters = PARAMETERS.get(train.model) if train.engine is Engine.TORCH else None
     return parameters * BYTES_A_PARAMETER if parameters else None
 
 

@@ -21,6 +21,7 @@ from clipctl.store import open_store
 ENDLESS = (
     "train.engine=rehearsal",
     "resources.ranks_per_node=2",
+    "train.precision=amp_fp16",
     "train.batch_size=500",
     "train.data.train_num_samples=40000",
     "train.epochs=10000",

@@ -176,6 +176,16 @@ def test_a_rise_that_falls_among_the_few_points_that_first_make_a_level_is_seen_
     assert (incident.form, incident.epoch) == (Form.PLATEAU, 11), "the last that is known to have been good"
 
 
+@pytest.mark.parametrize("last", [75, 76, 77])
+def test_a_plateau_has_one_onset_however_late_it_is_noticed(last: int) -> None:
+    """Its own losses are as good as constant, and in the end they are the most: the noise is that of those before."""
+    for seed in range(20):
+        curve = until(SPIKE, noisy(usual, 0.1, seed), flat(11.1))
+        incident = judged(evidence(points(curve, 74, last)))
+        assert incident is not None
+        assert (incident.form, incident.epoch, incident.step_in_epoch) == (Form.PLATEAU, 75, 1300)
+
+
 # --- not a number -----------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from clipctl.site import preflight
 from clipctl.site.disks import checkpoint_bytes, disk_of, files_kept
 from clipctl.site.slurm import Absent, Site, parse, seconds
 from clipctl.spec import RunSpec, load_cluster, patched, resolve
-from trainer.contract import Save
+from trainer.contract import Engine, Save
 
 CONFIG = """\
 Configuration data as of 2026-11-24T09:29:38
@@ -93,6 +94,7 @@ def test_another_cluster_than_the_profiles(tmp_path: Path) -> None:
 def test_room_for_checkpoints(tmp_path: Path) -> None:
     train = l14(tmp_path).train
     assert checkpoint_bytes(train) == 427_616_513 * 12  # 5.1 GB: float32 weights and two moments
+    assert checkpoint_bytes(replace(train, engine=Engine.REHEARSAL)) is None
     assert files_kept(Save(keep_last=10), 160) == 11
     assert files_kept(Save(save_frequency=2), 160) == 81
     assert files_kept(Save(keep_last=10, minutes=30), 4) == 7

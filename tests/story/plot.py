@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
+from clipctl.domain import Form
+
 
 class Blow(StrEnum):
     """How a run is struck, besides by its own arithmetic. Named as the incident that it ends in, where it ends one."""
@@ -22,11 +24,36 @@ class Scene:
     blow: Blow
     epoch: int  # not before this epoch is in progress
     victim: int = 0  # which of the job's nodes; 0 has rank 0
+    attempt: int = 1  # nor before this one trains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Of a preset's own arithmetic, and what it is cured by."""
+
+    preset: str
+    fault: str  # of `train.faults`
+    form: Form  # of the incident
+    batch_size: int  # samples a GPU, in float16
+    cure: tuple[str, int]  # precision, samples a GPU
+    settings: tuple[str, ...] = ()
+
+
+L14 = Trouble(preset="l14-laion2b", fault="overflow", form=Form.NAN, batch_size=208, cure=("fp32", 224))
+H14 = Trouble(
+    preset="h14-laion2b",
+    fault="plateau",
+    form=Form.PLATEAU,
+    batch_size=96,
+    cure=("amp_bf16", 96),
+    settings=("train.save.keep_last=32",),  # its ten epochs last a few seconds here: nobody could look so often
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    seed: int | None  # None: the card's own history
+    trouble: Trouble = L14
+    seed: int | None = None  # None: as it was, or as it may have been
     nodes: int
     gpus: int
     epochs: int
@@ -42,15 +69,14 @@ class Plot:
 
     def __str__(self) -> str:
         blows = ", ".join(f"{scene.blow.name.lower()} from epoch {scene.epoch}" for scene in self.scenes)
-        origin = "the card's" if self.seed is None else f"SEED={self.seed}"
+        origin = self.trouble.preset if self.seed is None else f"SEED={self.seed}"
         return (
             f"{origin}: {self.nodes} x {self.gpus} ranks, {self.epochs} epochs of {self.steps} steps; "
-            f"overflow in epoch {self.fault_epoch}, step {self.fault_step}; {blows}"
+            f"{self.trouble.fault} in epoch {self.fault_epoch}, step {self.fault_step}; {blows}"
         )
 
 
 CARD = Plot(
-    seed=None,
     nodes=96,
     gpus=4,
     epochs=160,
@@ -60,11 +86,23 @@ CARD = Plot(
     fault_step=2,
     scenes=(
         Scene(Blow.PREEMPTION, 20),
-        Scene(Blow.WALL_TIME, 35),
+        Scene(Blow.WALL_TIME, 35),  # both early: slurmctld looks every 30 s, and the run must not be over by then
+        Scene(Blow.WALL_TIME, 50),
         Scene(Blow.CONTROLLER, 80),
-        Scene(Blow.DEAD_NODE, 85, victim=0),
-        Scene(Blow.WALL_TIME, 100),
+        Scene(Blow.DEAD_NODE, 100, victim=0),
     ),
+)
+# The loss has to come down before it can rise: steps enough for that, and then a few epochs.
+STUCK = Plot(
+    trouble=H14,
+    nodes=96,
+    gpus=4,
+    epochs=32,
+    steps=8,
+    step_seconds=0.0,
+    fault_epoch=14,
+    fault_step=5,
+    scenes=(Scene(Blow.DEAD_SLURMD, 16, victim=0, attempt=2),),
 )
 BLOWS = (Blow.WALL_TIME, Blow.PREEMPTION, Blow.CONTROLLER)
 

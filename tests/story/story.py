@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipctl.domain import Form
 from tests.slurm.desk import SlurmDesk
 from tests.story.plot import Blow, Plot, Scene
 from tests.story.run_files import RunFiles
 from tests.story.watch import Ticking, Watch, by_itself
 
-PRESET = "l14-laion2b"
-FLOAT16, FLOAT32 = 208, 224  # samples a GPU
 LEAD = 90  # seconds before the end of wall time that the ranks are told; slurmctld looks twice a minute
 
 
@@ -30,7 +29,7 @@ class Story:
 
     @property
     def run(self) -> RunFiles:
-        return self.watch.run(PRESET)
+        return self.watch.run(self.plot.trouble.preset)
 
     def tell(self) -> None:
         """From the launch to the end. AssertionError: it went otherwise."""
@@ -48,13 +47,14 @@ class Story:
         sets = (
             "train.engine=rehearsal", "train.data.workers=0", f"resources.nodes={plot.nodes}",
             f"resources.ranks_per_node={plot.gpus}", f"train.epochs={plot.epochs}", "train.optim.warmup=8",
-            f"train.data.train_num_samples={plot.steps * plot.ranks * FLOAT16}",
+            f"train.data.train_num_samples={plot.steps * plot.ranks * plot.trouble.batch_size}",
             f"train.rehearsal.step_seconds={plot.step_seconds}", f"slurm.save_before_end={LEAD}",
             f"train.log_every_n_steps={plot.steps}",
-            f"train.faults=[{{kind: overflow, at_epoch: {plot.fault_epoch}, at_step: {plot.fault_step}}}]",
+            f"train.faults=[{{kind: {plot.trouble.fault}, at_epoch: {plot.fault_epoch}, at_step: {plot.fault_step}}}]",
+            *plot.trouble.settings,
         )  # fmt: skip
         options = [item for text in sets for item in ("--set", text)]
-        said = self.desk.clipctl("launch", PRESET, "--cluster", "emulated", "-y", *options)
+        said = self.desk.clipctl("launch", plot.trouble.preset, "--cluster", "emulated", "-y", *options)
         assert said.code == 0, said.err
 
     # --- what befalls it --------------------------------------------------------------------------------
@@ -62,14 +62,14 @@ class Story:
     def play(self, scene: Scene, ticking: Ticking) -> None:
         """Again where the job that was struck had ended by itself: a divergence does not wait for its turn."""
         blow = scene.blow
-        ticking.until(lambda: self.trains_from(scene.epoch), self.patience, f"epoch {scene.epoch} before {blow}")
+        ticking.until(lambda: self.has_come(scene), self.patience, f"epoch {scene.epoch} before {blow}")
         if blow is Blow.CONTROLLER:
             self.desk.cluster.restart_controller()
             return
         before, struck = self.happened(blow), ""
         deadline = time.monotonic() + self.patience
         while self.happened(blow) == before:
-            assert time.monotonic() < deadline, f"{blow} was not seen"
+            assert time.monotonic() < deadline and not self.over, f"{blow} was not seen"
             ticking.check()
             if (job := self.running()) and job != struck:
                 self.strike(scene, job)
@@ -111,12 +111,14 @@ class Story:
     def running(self) -> str:
         """The id of a job whose ranks train."""
         listed = self.desk.cluster.run("squeue", "-h", "-t", "R", "-o", "%A|%k", check=False).stdout.split()
-        found = [line.split("|")[0] for line in listed if f"|clipctl:{PRESET}:{len(self.run.intents())}:" in line]
+        newest = f"|clipctl:{self.run.name}:{len(self.run.intents())}:"
+        found = [line.split("|")[0] for line in listed if newest in line]
         return found[0] if found and self.run.beat().get("phase") in ("training", "checkpointing") else ""
 
-    def trains_from(self, epoch: int) -> bool:
+    def has_come(self, scene: Scene) -> bool:
         beat = self.run.beat()
-        return bool(beat) and beat["epoch"] >= epoch and bool(self.running())
+        reached = bool(beat) and beat["attempt"] >= scene.attempt and beat["epoch"] >= scene.epoch
+        return reached and bool(self.running())
 
     @property
     def over(self) -> bool:
@@ -133,23 +135,32 @@ class Story:
         if actors := {intent["actor"] for intent in run.intents()[1:]} - {"watchdog"}:
             yield f"others had a hand in it: {actors}"
         diverged = [item for item in run.incidents() if item["kind"] == "diverged"]
-        if [(item["epoch"], item["form"]) for item in diverged] != [(plot.fault_epoch, "nan")]:
+        if [(item["epoch"], item["form"]) for item in diverged] != [(plot.fault_epoch, plot.trouble.form)]:
             yield f"divergences: {diverged}"
         else:
+            yield from self.end(diverged[0]["attempt"])
             yield from self.cure(diverged[0]["attempt"] + 1)
         yield from late_words(run)
 
+    def end(self, number: int) -> Iterator[str]:
+        """Of the attempt that diverged. What is stuck would go on: the watchdog stops it while it does."""
+        wanted = ["watchdog"] if self.plot.trouble.form is Form.PLATEAU else []
+        stops = [entry["actor"] for entry in self.run.entries("stop") if entry["attempt"] == number]
+        if stops != wanted:
+            yield f"attempt {number} was stopped by {stops}, not by {wanted}"
+
     def cure(self, number: int) -> Iterator[str]:
-        """By the card's formula: onset in epoch e, e - 1 done, six of them given up."""
+        """By one formula: onset in epoch e, e - 1 done, six of them given up."""
         attempt, done = self.run.attempt(number), self.plot.fault_epoch - 1 - self.run.rollback
         parent, train = attempt["parent"], attempt["train"]
         begun_at = (parent["epochs_done"], Path(parent["path"]).name)
         if begun_at != (done, f"epoch_{done}.pt"):
             yield f"attempt {number} began at {begun_at}, not when {done} were done"
-        if (train["precision"], train["batch_size"], train["tf32"]) != ("fp32", FLOAT32, True):
+        cure = self.plot.trouble.cure
+        if (train["precision"], train["batch_size"], train["tf32"]) != (*cure, True):
             yield f"attempt {number} has {train['precision']}, {train['batch_size']} per GPU, tf32 {train['tf32']}"
         last = self.run.attempt(len(self.run.intents()))["train"]
-        if (last["precision"], last["batch_size"]) != ("fp32", FLOAT32):
+        if (last["precision"], last["batch_size"]) != cure:
             yield f"the last attempt has {last['precision']}, {last['batch_size']} per GPU"
 
 

@@ -28,6 +28,7 @@ from trainer.contract import (
 )
 
 OVERFLOW = (Fault(kind=FaultKind.OVERFLOW, at_epoch=2, at_step=3),)
+PLATEAU = (Fault(kind=FaultKind.PLATEAU, at_epoch=2, at_step=2),)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +113,19 @@ def test_the_overflow_fault_changes_no_bit_of_a_bfloat16_run(digits: Path, tmp_p
     assert len(runs[0].losses()) == 10
 
 
-def test_the_plateau_fault_takes_the_loss_to_chance_and_it_stays(digits: Path, tmp_path: Path) -> None:
-    faults = (Fault(kind=FaultKind.PLATEAU, at_epoch=2, at_step=2),)
-    started = prepare(tmp_path / "run", 1, digits_spec(digits, faults=faults))
+def test_float16_underflows_and_the_loss_goes_to_chance_and_stays(digits: Path, tmp_path: Path) -> None:
+    stuck = digits_spec(digits, precision=Precision.AMP_FP16, faults=PLATEAU)
+    started = prepare(tmp_path / "run", 1, stuck)
     assert run_here(started) == ExitCode.COMPLETED
     losses = [loss for step, (loss, _) in started.losses().items() if step > 6]
     assert min(losses) > 0.9 * math.log(16)
+
+
+def test_the_plateau_fault_changes_no_bit_of_a_bfloat16_run(digits: Path, tmp_path: Path) -> None:
+    fine = digits_spec(digits, precision=Precision.AMP_BF16, epochs=2)
+    runs = [prepare(tmp_path / name, 1, replace(fine, faults=faults)) for name, faults in (("a", ()), ("b", PLATEAU))]
+    assert [run_here(started) for started in runs] == [ExitCode.COMPLETED] * 2
+    assert runs[0].losses() == runs[1].losses()
 
 
 def test_a_changed_batch_inside_an_epoch_starts_a_fresh_stream_and_says_so(digits: Path, tmp_path: Path) -> None:

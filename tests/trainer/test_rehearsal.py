@@ -19,6 +19,7 @@ from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precisi
 from trainer.signals import StopRequest
 
 OVERFLOW = (Fault(kind=FaultKind.OVERFLOW, at_epoch=2, at_step=3),)
+PLATEAU = (Fault(kind=FaultKind.PLATEAU, at_epoch=2, at_step=2),)
 
 
 def completed(folder: Path, **changes: Any) -> Started:
@@ -78,17 +79,22 @@ def test_float16_overflows_for_real_and_again_and_float32_cures_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("precision", [Precision.AMP_BF16, Precision.FP32])
-def test_the_overflow_fault_changes_no_bit_of_any_other_precision(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("faults", [OVERFLOW, PLATEAU], ids=["overflow", "plateau"])
+def test_a_fault_of_float16_changes_no_bit_of_any_other_precision(
+    precision: Precision, faults: tuple[Fault, ...], tmp_path: Path
+) -> None:
     fine = completed(tmp_path / "fine", precision=precision)
-    faulty = completed(tmp_path / "faulty", precision=precision, faults=OVERFLOW)
-    assert [event.facts["fault"] for event in faulty.events("fault")] == ["overflow"]
+    faulty = completed(tmp_path / "faulty", precision=precision, faults=faults)
+    assert [event.facts["fault"] for event in faulty.events("fault")] == [faults[0].kind]
     assert len(faulty.losses()) == 15
     assert faulty.losses() == fine.losses()
 
 
-def test_the_plateau_fault_takes_the_loss_to_chance_in_every_attempt(tmp_path: Path) -> None:
-    faults = (Fault(kind=FaultKind.PLATEAU, at_epoch=2, at_step=2),)
-    stuck = rehearsal_spec(faults=faults, batch_size=1000, data={"train_num_samples": 40_000})
+def test_float16_underflows_for_real_and_again_and_bfloat16_cures_it(tmp_path: Path) -> None:
+    """A loss at chance that stays there, with nothing that is not finite and no way back."""
+    stuck = rehearsal_spec(
+        precision=Precision.AMP_FP16, faults=PLATEAU, batch_size=1000, data={"train_num_samples": 40_000}
+    )
     first = prepare(tmp_path / "run", 1, stuck)
     assert run_here(first) == ExitCode.COMPLETED
     second = prepare(tmp_path / "run", 2, stuck, parent=first.parent("checkpoints/epoch_2.pt"))
@@ -98,6 +104,12 @@ def test_the_plateau_fault_takes_the_loss_to_chance_in_every_attempt(tmp_path: P
     assert losses[41] < 0.5 < 0.99 < losses[42]
     again = [loss / chance for loss, _ in second.losses().values()]
     assert len(again) == 40 and all(0.99 < loss < 1.1 for loss in again)
+    assert {norm for _, norm in second.losses().values()} == {0.0}
+    third = prepare(
+        tmp_path / "run", 3, replace(stuck, precision=Precision.AMP_BF16), parent=first.parent("checkpoints/epoch_1.pt")
+    )
+    assert run_here(third) == ExitCode.COMPLETED
+    assert max(loss / chance for loss, _ in third.losses().values()) < 0.5
 
 
 @pytest.mark.parametrize("precision", Precision)

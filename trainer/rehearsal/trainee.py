@@ -15,7 +15,7 @@ from trainer.position import Position
 from trainer.rehearsal.arithmetic import ARITHMETICS
 from trainer.rehearsal.pairs import PAIRS, SIZE, Batch, uniform
 from trainer.rehearsal.ranks import Agreed, Row
-from trainer.rehearsal.towers import FAULTS, Contrast, Towers
+from trainer.rehearsal.towers import FACTORS, Contrast, Towers
 from trainer.schedule import Geometry
 
 Floats = NDArray[np.float32]
@@ -73,7 +73,7 @@ class RehearsalTrainee:
         self.weights[-1] = min(max(self.weights[-1], 0.0), LAST_LOGIT_SCALE)
 
     def rehearse(self, kind: FaultKind) -> None:
-        self._towers.faults.append(FAULTS[kind])
+        self._towers.factors.append(FACTORS[kind])
 
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.weights).all())
