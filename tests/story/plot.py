@@ -46,7 +46,7 @@ H14 = Trouble(
     form=Form.PLATEAU,
     batch_size=96,
     cure=("amp_bf16", 96),
-    settings=("train.save.keep_last=32",),  # its ten epochs last a few seconds here: nobody could look so often
+    settings=("train.save.keep_last=40",),  # its ten epochs last a few seconds here: nobody could look so often
 )
 
 
@@ -97,9 +97,9 @@ STUCK = Plot(
     trouble=H14,
     nodes=96,
     gpus=4,
-    epochs=32,
+    epochs=40,
     steps=8,
-    step_seconds=0.0,
+    step_seconds=0.2,  # what is stuck goes on until a tick has seen it
     fault_epoch=14,
     fault_step=5,
     scenes=(Scene(Blow.DEAD_SLURMD, 16, victim=0, attempt=2),),
