@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from clipctl.diagnose.finding import finding, where, whole_numbers
-from clipctl.diagnose.losses import Course, Rise, course, plateau, rise, telling
+from clipctl.diagnose.losses import Course, Rise, course, guesses, plateau, rise, telling
 from clipctl.domain import Evidence, Form, Incident, IncidentKind, Limits
 from clipctl.series import Point
 from trainer.contract import Event
@@ -51,7 +51,7 @@ def risen(evidence: Evidence, limits: Limits, *, alive: bool) -> Incident | None
         evidence,
         IncidentKind.DIVERGED,
         detail,
-        form=Form.SPIKE,
+        form=Form.PLATEAU if guesses(found, limits.loss) else Form.SPIKE,
         at=found.onset,
         alive=alive,
         lines=rise_lines(found),

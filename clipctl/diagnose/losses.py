@@ -92,6 +92,11 @@ def course(found: Rise, limits: LossLimits) -> Course:
     return Course.SLOW if returns else Course.STAYS
 
 
+def guesses(found: Rise, limits: LossLimits) -> bool:
+    """Whether it has risen to where guessing is, for too short a time to call it stuck."""
+    return middle(map(share, found.points[-FEW:])) >= limits.plateau
+
+
 def plateau(points: Sequence[Point], found: Rise | None, limits: LossLimits) -> tuple[Point, ...]:
     """The points at the end that are stuck where guessing is, if they are enough to say so."""
     first = len(points)

@@ -186,6 +186,13 @@ def test_a_plateau_has_one_onset_however_late_it_is_noticed(last: int) -> None:
         assert (incident.form, incident.epoch, incident.step_in_epoch) == (Form.PLATEAU, 75, 1300)
 
 
+def test_what_has_risen_to_where_guessing_is_has_one_name_however_early_it_is_noticed() -> None:
+    """A slow rise has used up its time to come back when it has been there for two points only."""
+    series = points(until(SPIKE, usual, rising(SPIKE, 25.0)), 74, 76)
+    found = [incident.form for end in range(40, len(series) + 1) if (incident := judged(evidence(series[:end])))]
+    assert found and set(found) == {Form.PLATEAU}
+
+
 # --- not a number -----------------------------------------------------------------------------------
 
 
