@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from hypothesis import settings
 
 # Before torch is imported anywhere: two workers with two threads each would spin against each other on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell has its background jobs, and with them every process that is started here, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FOREIGN = ("SLURM_", "SBATCH_", "CLIPCTL_", "SUBMITIT_", "MASTER_", "TORCHELASTIC_")
 FOREIGN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -146,16 +146,26 @@ class Cluster:
     def kill_node(self, name: str, ranks: bool = True) -> None:
         """A node dies, and Slurm learns it. Without `ranks` only its slurmd does: what runs there goes on writing."""
         end(lambda: of_node(self.folder, name) if ranks else self._slurmd(name))
+        wait_for(f"{name} down", lambda: self._is_down(name))
+
+    def _is_down(self, name: str) -> bool:
+        """Told again where an answer that it gave before its end has put it back into service."""
+        if self.states()[name].startswith("down"):
+            return True
         self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=killed")
+        return False
 
     def revive(self, name: str) -> None:
         """A node that comes back empty."""
         self._boot(name)
+        self.resume(name)
+
+    def resume(self, name: str) -> None:
+        """Back into service, until it answers. May be told too late: who registers returns to service by itself."""
         self._resume(name)
         wait_for(f"{name} idle", lambda: self.states()[name] == "idle")
 
     def _resume(self, name: str) -> None:
-        """May come too late: a node that registers returns to service by itself."""
         self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
 
     def _boot(self, name: str) -> None:

@@ -75,7 +75,7 @@ def test_nodes_that_fail_each_start_are_left_out(lemons: list[str], watch: Watch
     for attempt in (2, 3, 4, 5):
         watch.attempts("r", attempt)
         for node in blamed(run)[-1]:
-            desk.cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+            desk.cluster.resume(node)
     watch.completes("r")
     assert (run.kinds(), blamed(run)) == (["node_failed"] * 4, [[node] for node in lemons * 2])
     assert any("Prolog error" in line for line in run.incidents()[0]["lines"])

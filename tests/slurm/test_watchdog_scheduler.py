@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cluster.processes import of_cluster
+from tests.slurm.blows import everywhere
 from tests.slurm.desk import SlurmDesk, eventually, real
-from tests.slurm.test_watchdog_files import busy
 from tests.story.watch import Watch
 
 SIX = "train.epochs=6"
@@ -170,7 +170,7 @@ def narrow(watch: Watch) -> Iterator[Callable[[], None]]:
 def test_what_can_never_run_is_said_in_one_tick(watch: Watch, narrow: Callable[[], None]) -> None:
     """F35: a partition that shrinks while the job waits, as a launch refuses what is too large. A person is asked."""
     desk = watch.desk
-    busy(desk)
+    everywhere(desk)
     job = desk.launched("r", "resources.nodes=2", "slurm.partition=booster-cancel")
     narrow()
     watch.tick()

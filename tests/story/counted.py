@@ -24,11 +24,10 @@ class Calls:
     def unanswered(self) -> bool:
         return self.answered.count("squeue") < self.count("squeue")
 
-    def excess(self) -> list[str]:
-        """Beyond one squeue, one sacct, one scontrol a tick, and what each submission and each scancel asks besides."""
-        allowed = Counter(
-            squeue=1 + self.count("scancel"), sacct=1, scontrol=1 + self.count("sbatch"), sbatch=10, scancel=10
-        )
+    def excess(self, stops: int) -> list[str]:
+        """Beyond one squeue, one sacct, one scontrol a tick, and what each submission and each stop asks besides."""
+        ends = max(stops, self.count("scancel"))  # none where the job has ended meanwhile
+        allowed = Counter(squeue=1 + ends, sacct=1, scontrol=1 + self.count("sbatch"), sbatch=10, scancel=10)
         return [
             f"I8: {self.count(program)} {program} in one tick, {allowed[program]} allowed"
             for program in PROGRAMS

@@ -40,13 +40,12 @@ class Invariants:
     strangers: Counter[str] = field(default_factory=Counter)  # ids of jobs that are ours, by ticks in which nobody knew
     judged: set[tuple[str, int]] = field(default_factory=set)
 
-    def check(self, calls: Calls) -> None:
-        """AssertionError: all that is wrong, a line each."""
-        assert not (wrong := list(self.violations(calls))), "\n".join(wrong)
+    def check(self, calls: Calls, stops: int) -> None:
+        """AssertionError: all that is wrong, a line each. `stops`: of the tick that made the calls."""
+        assert not (wrong := [*calls.excess(stops), *self.violations(calls)]), "\n".join(wrong)
 
     def violations(self, calls: Calls) -> Iterator[str]:
         yield from self.living.violations
-        yield from calls.excess()
         runs = [RunFiles(folder) for folder in sorted(self.root.glob("runs/*"))]
         queue = {} if calls.unanswered else self.queue()
         for run in runs:

@@ -16,7 +16,7 @@ class Blow(StrEnum):
     PREEMPTION = "preempted"
     DEAD_NODE = "node_failed"  # slurmd, slurmstepd and ranks
     DEAD_SLURMD = "slurmd"  # Slurm calls the node dead, and its ranks write on
-    CONTROLLER = "controller"  # kill -9 and a new start: nothing may come of it
+    CONTROLLER = "controller"  # an end in order and a new start: nothing may come of it
 
 
 @dataclass(frozen=True)

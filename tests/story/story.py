@@ -64,7 +64,8 @@ class Story:
         blow = scene.blow
         ticking.until(lambda: self.has_come(scene), self.patience, f"epoch {scene.epoch} before {blow}")
         if blow is Blow.CONTROLLER:
-            self.desk.cluster.restart_controller()
+            self.desk.cluster.stop_controller()
+            self.desk.cluster.start_controller()
             return
         before, struck = self.happened(blow), ""
         deadline = time.monotonic() + self.patience

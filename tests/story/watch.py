@@ -36,7 +36,7 @@ class Watch:
         assert "Traceback" not in said.err, said.err
         self.said += [line for line in said.out.splitlines() if line not in self.said[-1:]]
         self.calls = self.counted.take()
-        self.invariants.check(self.calls)
+        self.invariants.check(self.calls, stops=said.out.count(": stop: "))
         return said
 
     def until(self, condition: Callable[[], object], patience: float = PATIENCE) -> None:
