@@ -32,6 +32,8 @@ class Point:
     scale: float | None = None  # of the loss; None: not float16
     pace: float | None = None  # samples a second; None: not comparable with the newest one's
     waiting: float | None = None  # part of the time for which it waited for data
+    slowest: int | None = None  # the rank that all others waited for
+    behind: float | None = None  # part of the time for which half of them waited for it
     sparse: bool = False  # between it and the next one there are others, which were not read
 
 
@@ -90,7 +92,7 @@ class _NoPoint(Exception):
 def _point(line: Mapping[str, Any], attempt: int, batch: int, begin: float, paced: bool, sparse: bool) -> Point:
     """In few steps: a look reads a hundred thousand of them."""
     seconds, waiting, step = _number(line, "seconds"), _number(line, "data_seconds"), _whole(line, "step")
-    loss = _number(line, "loss")
+    loss, slowest, median = (_number(line, name) for name in ("loss", "slowest_seconds", "median_seconds"))
     if loss is None:
         raise _NoPoint
     return Point(
@@ -108,6 +110,8 @@ def _point(line: Mapping[str, Any], attempt: int, batch: int, begin: float, pace
         scale=_number(line, "scale"),
         pace=_number(line, "samples_per_second") if paced else None,
         waiting=waiting / seconds if seconds and waiting is not None else None,
+        slowest=None if median is None else _whole(line, "slowest_rank"),
+        behind=(slowest - median) / seconds if seconds and slowest is not None and median is not None else None,
         sparse=sparse,
     )
 

@@ -15,6 +15,7 @@ from trainer.contract import FaultKind, Loss, Precision, TrainSpec
 from trainer.position import Position
 from trainer.ranks import TorchAgreement
 from trainer.seeds import seed_for
+from trainer.stopwatch import Stopwatch
 
 MAX_LOGIT_SCALE = math.log(100)
 AUTOCAST = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
@@ -36,6 +37,11 @@ class ClipTrainee:
         self._scaler = torch.amp.GradScaler(device.type) if spec.precision is Precision.AMP_FP16 else None
         # 1.0 until the first step that is not finite; from then on no update reaches the weights.
         self._alive = torch.ones((), device=device)
+        self._stopwatch = Stopwatch(device)
+
+    @property
+    def own_seconds(self) -> float:
+        return self._stopwatch.seconds
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self._spec.precision)
@@ -45,11 +51,12 @@ class ClipTrainee:
         """Images [B, 3, H, W] and texts [B, context] to a row [5]: loss, finite, grad_norm, scale, logit_scale."""
         # What is random in a step is a function of its place: there is no RNG state to save.
         torch.manual_seed(seed_for("step", self._spec.seed, at.epoch, at.step_in_epoch, self._rank))
-        images = batch.images.to(self._device, non_blocking=True)
-        texts = batch.texts.to(self._device, non_blocking=True)
         self._optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
+        with self._stopwatch, self.autocast():
+            images = batch.images.to(self._device, non_blocking=True)
+            texts = batch.texts.to(self._device, non_blocking=True)
             image_features, text_features, logit_scale = self._wrapped(images, texts)[:3]
+        with self.autocast():  # from here on ranks wait for each other
             loss = self._loss(image_features, text_features, logit_scale)
         (self._scaler.scale(loss) if self._scaler else loss).backward()
         finite = loss.isfinite() & image_features.isfinite().all() & text_features.isfinite().all()
@@ -172,8 +179,17 @@ def _settings(spec: TrainSpec) -> dict[str, Any]:
 
 
 def data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn.Module:
-    devices = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, static_graph=spec.ddp_static_graph)
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        static_graph=spec.ddp_static_graph,
+        broadcast_buffers=_has_statistics(model),
+    )
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    """Buffers that training changes, as batch norm's. Others are constants: to send them would cost a wait a step."""
+    return bool(model.state_dict().keys() - dict(model.named_parameters()).keys())
 
 
 def _last_mlp(model: nn.Module) -> nn.Module:

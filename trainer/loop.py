@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from trainer.contract import EventKind, ExitCode, FaultKind, Phase, TrainSpec
 from trainer.faults import Faults
@@ -42,12 +42,22 @@ class Measured:
     stop: float  # the signal that asks to stop; 0.0: none
     bad: float  # samples of this step's batch that could not be used
     seen: float
+    own_seconds: Sequence[float]  # before it first waited for the others: data, and its own forward pass
 
     @classmethod
     def of(cls, columns: Sequence[Sequence[float]]) -> Measured:
-        """A row's eight numbers, each of all ranks: the first five come from the trainee, the others from the loop."""
-        losses, finite, norms, scales, logit_scales, stops, bad, seen = columns
-        return cls(losses, finite, max(norms), scales[0], logit_scales[0], max(stops), sum(bad), sum(seen))
+        """A row's nine numbers, each of all ranks: the first five come from the trainee, the others are `Said`."""
+        losses, finite, norms, scales, logit_scales, stops, bad, seen, own = columns
+        return cls(losses, finite, max(norms), scales[0], logit_scales[0], max(stops), sum(bad), sum(seen), own)
+
+
+class Said(NamedTuple):
+    """What the loop of one rank adds to its row: as `Measured` has it of all."""
+
+    stop: int
+    bad: int
+    seen: int
+    own_seconds: float
 
 
 class Agreement(Protocol):
@@ -63,13 +73,15 @@ class Ranks(Protocol):
     rank: int
     count: int
 
-    def agree(self, row: Any, stop: int, bad: int, seen: int) -> Agreement: ...
+    def agree(self, row: Any, said: Said) -> Agreement: ...
     def gather(self, value: Any) -> list[Any]:
         """Of plain objects; waits for the host, so only where training pauses anyway."""
 
 
 class Trainee(Protocol):
     """A model, its optimizer and its arithmetic."""
+
+    own_seconds: float  # its newest forward pass, as far as the host knows, up to where it waits for other ranks
 
     def forward_backward(self, batch: Any, at: Position) -> Any:
         """This rank's row: loss, finite, grad_norm, scale, logit_scale."""
@@ -139,10 +151,12 @@ class Loop:
     def run(self, at: Position) -> Outcome:
         started = time.monotonic()
         while at.epochs_done < self.spec.epochs:
+            self.progress.wants_batch()
             for batch in self.parts.source.batches(at.epoch, at.step_in_epoch):
                 at = self.take_step(batch, at)
                 if outcome := self.settle(READ_BEHIND) or self.pause(at):
                     return outcome
+                self.progress.wants_batch()
             if outcome := self.settle(0):
                 return outcome
             at = at.after_epoch()
@@ -158,13 +172,14 @@ class Loop:
         for kind in parts.faults.let_loose(at, parts.trainee):
             self.recorder.event(EventKind.FAULT, at, fault=kind)
         lr = learning_rate(self.spec.optim, at.step, self.spec.epochs * at.geometry.steps_per_epoch)
+        seconds = self.progress.since_wanted()
         row = parts.trainee.forward_backward(batch, at)
-        agreed = parts.ranks.agree(row, parts.stop.signal, sum(batch.bad.values()), batch.seen)
+        own = seconds + parts.trainee.own_seconds
+        agreed = parts.ranks.agree(row, Said(parts.stop.signal, sum(batch.bad.values()), batch.seen, own))
         parts.trainee.update(agreed, lr)
         self.bad_shards.update(batch.bad)
         at = at.after_step()
         self.unread.append((at, lr, agreed))
-        self.progress.step_taken()
         return at
 
     def settle(self, behind: int) -> Outcome | None:
@@ -250,6 +265,7 @@ def _step(measured: Measured, at: Position) -> Step:
         grad_norm=measured.grad_norm,
         scale=measured.scale or None,
         logit_scale=measured.logit_scale,
+        own_seconds=tuple(measured.own_seconds),
     )
 
 

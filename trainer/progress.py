@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ class Progress:
         self._recorder = recorder
         self._window: list[Step] = []
         self._data_seconds = 0.0
-        self._window_since = self._waiting_since = time.perf_counter()
+        self._window_since = self._wanted_since = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -29,14 +30,17 @@ class Progress:
         yield
         pause = time.perf_counter() - before
         self._window_since += pause
-        self._waiting_since += pause
+
+    def wants_batch(self) -> None:
+        """From here on the loop waits for data."""
+        self._wanted_since = time.perf_counter()
 
     def batch_arrived(self) -> None:
-        self._data_seconds += time.perf_counter() - self._waiting_since
+        self._data_seconds += self.since_wanted()
 
-    def step_taken(self) -> None:
-        """From here on the loop waits for data."""
-        self._waiting_since = time.perf_counter()
+    def since_wanted(self) -> float:
+        """Seconds."""
+        return time.perf_counter() - self._wanted_since
 
     def add(self, step: Step, lr: float, skipped: int) -> None:
         self._window.append(step)
@@ -81,6 +85,20 @@ def _summary(window: list[Step]) -> dict[str, float]:
         "loss_last": losses[-1],
         "grad_norm": norms[-1],
         "grad_norm_max": max(norms, key=_nan_is_largest),
+        **_slowest_rank(window),
+    }
+
+
+def _slowest_rank(window: list[Step]) -> dict[str, float]:
+    """Whom the others wait for, if anybody: what every rank did alone, in seconds of the whole window."""
+    seconds = [math.fsum(steps) for steps in zip(*(step.own_seconds for step in window), strict=True)]
+    if len(seconds) < 2:
+        return {}
+    slowest = max(range(len(seconds)), key=seconds.__getitem__)
+    return {
+        "slowest_rank": slowest,
+        "slowest_seconds": round(seconds[slowest], 6),
+        "median_seconds": round(statistics.median_low(seconds), 6),
     }
 
 

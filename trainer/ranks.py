@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.loop import Measured
+from trainer.loop import Measured, Said
 from trainer.place import RENDEZVOUS_VARIABLE, Place
 
 
@@ -19,9 +19,8 @@ class TorchRanks:
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=_meeting_place(self.count), rank=self.rank, world_size=self.count)
 
-    def agree(self, row: torch.Tensor, stop: int, bad: int, seen: int) -> TorchAgreement:
-        said = torch.tensor([stop, bad, seen], dtype=torch.float32).to(self.device, non_blocking=True)
-        mine = torch.cat([row, said])
+    def agree(self, row: torch.Tensor, said: Said) -> TorchAgreement:
+        mine = torch.cat([row, torch.tensor(said, dtype=torch.float32).to(self.device, non_blocking=True)])
         if self.count == 1:
             return TorchAgreement(mine[None])
         rows = mine.new_empty(self.count * mine.numel())  # flat: gloo takes no other shape
@@ -47,7 +46,7 @@ def _meeting_place(ranks: int) -> dist.Store | None:
 
 
 class TorchAgreement:
-    """`rows` [ranks, 8] float32 on the device; its copy to the host is started at once and read a step later."""
+    """`rows` [ranks, 9] float32 on the device; its copy to the host is started at once and read a step later."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows

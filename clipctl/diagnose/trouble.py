@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from clipctl.diagnose.finding import finding, number, whole_number
 from clipctl.diagnose.losses import FEW, middle, settled
@@ -69,24 +70,51 @@ def never_runnable(evidence: Evidence) -> Incident | None:
 
 
 def slow(evidence: Evidence, limits: Limits) -> Incident | None:
-    """Against its own pace with the same precision and batch; no event tells one rank's pace from another's."""
-    points = [point for point in _paced(evidence) if settled(point, limits.loss)]
-    if evidence.job is None or evidence.job.state is not JobState.RUNNING or len(points) < OWN + FEW:
+    """Of a running job: one rank against its peers, or all against the pace they once had."""
+    if evidence.job is None or evidence.job.state is not JobState.RUNNING or not evidence.series:
+        return None
+    points = [point for point in evidence.series.points if settled(point, limits.loss)]
+    return _waits_for_one(evidence, points, limits) or _below_its_own(evidence, points, limits)
+
+
+def _waits_for_one(evidence: Evidence, points: Sequence[Point], limits: Limits) -> Incident | None:
+    """All wait for one and the same rank, and without that would be twice as fast."""
+    newest = points[-FEW:]
+    ranks = {point.slowest for point in newest}
+    behind = [point.behind or 0.0 for point in newest]
+    if len(newest) < FEW or len(ranks) > 1 or min(behind) <= 1 - limits.loss.pace:
+        return None
+    rank = newest[-1].slowest
+    assert rank is not None  # or nobody would be behind
+    detail = f"all wait for rank {rank}{_on_node(evidence, rank)} for {middle(behind):.0%} of the time"
+    return _slow(evidence, detail, newest, ranks=(rank,))
+
+
+def _on_node(evidence: Evidence, rank: int) -> str:
+    nodes = evidence.started.facts.get("nodes") if evidence.started else None
+    return f" on {nodes[rank]}" if isinstance(nodes, list) and rank < len(nodes) else ""
+
+
+def _below_its_own(evidence: Evidence, points: Sequence[Point], limits: Limits) -> Incident | None:
+    """With the same precision and batch."""
+    points = [point for point in points if point.pace is not None and math.isfinite(point.pace)]
+    if len(points) < OWN + FEW:
         return None
     paces = [point.pace or 0.0 for point in points]
     own, newest = middle(paces[:-FEW]), paces[-FEW:]
     if max(newest) >= limits.loss.pace * own:
         return None
     detail = f"{middle(newest):.4g} samples/s, where {own:.4g} are its own pace"
-    lines = [f"event {point.seq}: epoch {point.epoch}, step {point.step}: {_pace(point)}" for point in points[-FEW:]]
-    return finding(evidence, IncidentKind.SLOW, detail, at=points[-FEW], alive=True, lines=tuple(lines))
+    return _slow(evidence, detail, points[-FEW:])
 
 
-def _paced(evidence: Evidence) -> tuple[Point, ...]:
-    points = evidence.series.points if evidence.series else ()
-    return tuple(point for point in points if point.pace is not None and math.isfinite(point.pace))
+def _slow(evidence: Evidence, detail: str, points: Sequence[Point], ranks: tuple[int, ...] = ()) -> Incident:
+    lines = tuple(f"event {point.seq}: epoch {point.epoch}, step {point.step}: {_pace(point)}" for point in points)
+    return finding(evidence, IncidentKind.SLOW, detail, at=points[0], ranks=ranks, alive=True, lines=lines)
 
 
 def _pace(point: Point) -> str:
-    waits = "" if point.waiting is None else f", {point.waiting:.0%} of the time waiting for data"
-    return f"{point.pace:.4g} samples/s{waits}"
+    pace = None if point.pace is None else f"{point.pace:.4g} samples/s"
+    waits = None if point.waiting is None else f"{point.waiting:.0%} of the time waiting for data"
+    slowest = None if point.behind is None else f"{point.behind:.0%} of it waiting for rank {point.slowest}"
+    return ", ".join(said for said in (pace, waits, slowest) if said)

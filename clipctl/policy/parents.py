@@ -26,7 +26,7 @@ def parent_after(
     return root, f"{why}: from the run's own start"
 
 
-def lost_parents(history: History, incident: Incident, recovery: RecoverySpec) -> tuple[CheckpointRecord, ...]:
+def lost_parents(history: History, incident: Incident | None, recovery: RecoverySpec) -> tuple[CheckpointRecord, ...]:
     """Those that it could have gone on from, were they not pruned or damaged: the newest first."""
     on_the_way = (item for item in written(history) if isinstance(item, CheckpointRecord))
     gone = (item for item in on_the_way if item.state in GONE and item.manifest.finite)
@@ -38,8 +38,8 @@ def _finished(incident: Incident) -> int:
     return max((incident.epoch or 1) - 1, 0)
 
 
-def _old_enough(checkpoint: CheckpointRecord | Parent, incident: Incident, recovery: RecoverySpec) -> bool:
-    if incident.kind is not IncidentKind.DIVERGED:
+def _old_enough(checkpoint: CheckpointRecord | Parent, incident: Incident | None, recovery: RecoverySpec) -> bool:
+    if incident is None or incident.kind is not IncidentKind.DIVERGED:
         return True
     return position(checkpoint) <= (_finished(incident) - recovery.rollback_epochs, 0)
 

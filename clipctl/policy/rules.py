@@ -206,6 +206,8 @@ def one_rank_out_of_the_blue(case: Case) -> Decision | None:
     """Not finite on one rank alone, without a rise: its node is left out, and the same settings get one retry."""
     if not one_bad_node(case.newest, case.history):
         return None
+    if hold := _all_lost(case, None):
+        return hold
     parent, why = parent_after(case.history, None, case.recovery)
     assert case.incident is not None
     basis = f"{onset(case.incident)} on rank {case.incident.ranks[0]} alone and without a rise: a node's fault at first"
@@ -214,15 +216,7 @@ def one_rank_out_of_the_blue(case: Case) -> Decision | None:
 
 def everything_lost(case: Case) -> Decision | None:
     """It would begin anew, as every checkpoint that it could go on from is pruned or damaged."""
-    cause = case.cause
-    if cause is None or case.released:
-        return None
-    parent, _ = parent_after(case.history, cause, case.recovery)
-    lost = lost_parents(case.history, cause, case.recovery)
-    if isinstance(parent, CheckpointRecord) or not lost:
-        return None
-    which = f"{lost[0].path} and all before it are pruned or damaged"
-    return Hold(basis=f"{named(cause)}; {which}: it would begin anew")
+    return _all_lost(case, case.cause) if case.cause else None
 
 
 def other_settings(case: Case) -> Decision | None:
@@ -252,6 +246,17 @@ def go_on(case: Case) -> Decision | None:
     assert cause is not None  # or `end_unknown` has spoken
     parent, why = parent_after(case.history, cause, case.recovery)
     return _resubmit(case, Remedy(parent=parent), f"{named(cause)}; {why}, same settings")
+
+
+def _all_lost(case: Case, answered: Incident | None) -> Decision | None:
+    """`answered`: where to go on depends on it, as for `parent_after`."""
+    parent, _ = parent_after(case.history, answered, case.recovery)
+    lost = lost_parents(case.history, answered, case.recovery)
+    if case.released or isinstance(parent, CheckpointRecord) or not lost:
+        return None
+    what = case.cause or case.incident
+    assert what is not None  # or `end_unknown` has spoken
+    return Hold(basis=f"{named(what)}; {lost[0].path} and all before it are pruned or damaged: it would begin anew")
 
 
 def _resubmit(case: Case, remedy: Remedy, basis: str) -> Decision:

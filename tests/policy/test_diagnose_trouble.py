@@ -191,6 +191,39 @@ def test_what_is_not_slow(newest: tuple[float, ...]) -> None:
     assert diagnose(seen, LIMITS, now=seen.time) is None
 
 
+def waits(*newest: tuple[int | None, float | None], nodes: object = None) -> Evidence:
+    series = points(usual, 74, 75)
+    tail = [replace(point, slowest=rank, behind=part) for point, (rank, part) in zip(series[-3:], newest, strict=True)]
+    started = Event(time=0.0, seq=1, kind=EventKind.STARTED, epoch=74, step=0, samples_seen=0, facts={"nodes": nodes})
+    return replace(with_losses([*series[:-3], *tail]), started=started)
+
+
+NODES = ["jwb0001", "jwb0001", "jwb0002", "jwb0002"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "named"), [(NODES, "rank 2 on jwb0002"), (NODES[:2], "rank 2"), (None, "rank 2")],
+    ids=["told", "too few", "not told"],
+)  # fmt: skip
+def test_one_rank_that_all_wait_for_is_named_though_the_pace_was_never_better(nodes: object, named: str) -> None:
+    seen = waits((2, 0.6), (2, 0.7), (2, 0.8), nodes=nodes)
+    incident = diagnose(seen, LIMITS, now=seen.time)
+    assert incident is not None
+    assert (incident.kind, incident.alive, incident.ranks) == (IncidentKind.SLOW, True, (2,))
+    assert incident.detail == f"all wait for {named} for 70% of the time"
+    assert incident.lines[-1].endswith("1% of the time waiting for data, 80% of it waiting for rank 2")
+
+
+@pytest.mark.parametrize(
+    "newest",
+    [((2, 0.6), (1, 0.6), (2, 0.6)), ((2, 0.6), (2, 0.4), (2, 0.6)), ((2, 0.5),) * 3, ((None, None),) * 3],
+    ids=["now one, now another", "not always", "half", "not told"],
+)
+def test_ranks_that_differ_as_ranks_do_are_not_slow(newest: tuple[tuple[int | None, float | None], ...]) -> None:
+    seen = waits(*newest, nodes=NODES)
+    assert diagnose(seen, LIMITS, now=seen.time) is None
+
+
 def test_a_pace_is_not_compared_with_that_of_other_settings() -> None:
     seen = paced(*(9_000.0,) * 6)
     assert seen.series is not None

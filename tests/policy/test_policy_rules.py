@@ -146,6 +146,12 @@ ENDS = {
         Hold,
         "preempted; attempts/1/checkpoints/epoch_3.pt and all before it",
     ),
+    "one rank, no rise, and nothing is left": (
+        history(attempt(1, incident=diverged(1, 75, ranks=(17,))), checkpoints=pruned(SAVED)),
+        "one_rank_out_of_the_blue",
+        Hold,
+        "attempts/1/checkpoints/epoch_74.pt and all before it are pruned or damaged: it would begin anew",
+    ),
     "too early for any checkpoint": (
         history(attempt(1, incident=diverged(1, 5)), checkpoints=SAVED[:4]),
         "other_settings",

@@ -118,3 +118,15 @@ def test_a_node_that_comes_back_at_once_is_named(watch: Watch) -> None:
     desk.cluster.revive(node)
     watch.attempts("r", 2)
     assert (run.kinds(), blamed(run)) == (["node_failed"], [[node]])
+
+
+def test_the_rank_that_all_wait_for_is_named_with_its_node(watch: Watch) -> None:
+    """Nothing is stopped for it: a person sees where to look, and the run goes on."""
+    slow = "train.faults=[{kind: slow_rank, at_epoch: 2, at_step: 1, rank: 3, seconds: 0.3}]"
+    watch.desk.launched("r", "train.epochs=6", "resources.nodes=2", slow)
+    run = watch.completes("r")
+    ((told,), (started,)) = run.incidents(), run.events(1, "started")
+    assert (told["kind"], told["ranks"], told["alive"]) == ("slow", [3], True)
+    assert told["detail"].startswith(f"all wait for rank 3 on {started['nodes'][3]} for ")
+    assert len(set(started["nodes"])) == 2
+    assert len(run.intents()) == 1

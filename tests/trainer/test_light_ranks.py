@@ -82,6 +82,15 @@ def test_every_rank_has_pairs_of_its_own_and_all_train_one_model(tmp_path: Path)
     assert alone.events("progress")[0].facts["loss"] != step["loss"]
 
 
+def test_the_rank_that_the_others_wait_for_is_told(tmp_path: Path) -> None:
+    slow = Fault(kind=FaultKind.SLOW_RANK, at_epoch=2, at_step=1, rank=1, seconds=0.1)
+    started = finished(prepare(tmp_path / "run", 1, spec(epochs=2, faults=(slow,)), ranks=RANKS))
+    told = [event.facts for event in started.events("progress") if event.epoch == 2]
+    assert {facts["slowest_rank"] for facts in told} == {1}
+    for facts in told:
+        assert facts["slowest_seconds"] - facts["median_seconds"] > facts["seconds"] / 2
+
+
 @pytest.mark.parametrize("victim", [0, 2])
 def test_when_a_rank_is_killed_the_others_leave_by_themselves(
     victim: int, running: Callable[..., tuple[Started, subprocess.Popen[bytes]]]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.loop import Said
 from trainer.place import Place
 from trainer.rehearsal.meeting import HELLO, _proof, meet
 from trainer.rehearsal.pairs import uniform
@@ -140,7 +141,7 @@ def test_all_ranks_have_the_same_bits_of_the_mean_gradient_and_decide_alike(
 
     def step(rank: int) -> object:
         row = Row((1.0 + rank, True, 0.0, 512.0, 14.0), gradients[rank])
-        return ranks[rank].agree(row, stops[rank], bad[rank], 16)
+        return ranks[rank].agree(row, Said(stops[rank], bad[rank], 16, own_seconds=0.25 * rank))
 
     with ThreadPoolExecutor(3) as pool:
         agreed = list(pool.map(step, range(3)))
@@ -149,6 +150,7 @@ def test_all_ranks_have_the_same_bits_of_the_mean_gradient_and_decide_alike(
     np.testing.assert_allclose(agreed[0].gradient, np.mean(gradients, axis=0), rtol=1e-6, atol=1e-7)
     measured = [each.read() for each in agreed]
     assert list(measured[0].losses) == [1.0, 2.0, 3.0], "rank 0 writes them down"
+    assert list(measured[0].own_seconds) == [0.0, 0.25, 0.5]
     assert {(each.stop, each.bad, each.seen, each.scale, each.logit_scale) for each in measured} == {
         (15.0, 3.0, 48.0, 512.0, 14.0)
     }
@@ -166,7 +168,7 @@ def test_one_rank_that_is_not_finite_is_seen_by_all(
 
     def step(rank: int) -> tuple[bool, bool]:
         mine = (loss, finite) if rank == victim else (1.0, True)
-        agreed = ranks[rank].agree(Row((*mine, 0.0, 0.0, 14.0), np.ones(4, np.float32)), 0, 0, 16)
+        agreed = ranks[rank].agree(Row((*mine, 0.0, 0.0, 14.0), np.ones(4, np.float32)), Said(0, 0, 16, 0.0))
         measured = agreed.read()
         return agreed.all_finite(), all(measured.finite) and bool(np.isfinite(measured.losses).all())
 

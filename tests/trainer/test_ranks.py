@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.trainer.attempts import (
     signal_all,
     spawn,
 )
-from trainer.contract import ExitCode, TrainSpec
+from trainer.contract import ExitCode, Fault, FaultKind, TrainSpec
 from trainer.place import Place, place
 from trainer.verify import damage
 
@@ -61,6 +62,17 @@ def test_a_stop_in_the_middle_and_a_resume_give_the_losses_of_an_undisturbed_run
     assert process.wait(timeout=PATIENCE) == ExitCode.COMPLETED, log(second, 0)
     assert min(second.losses()) == stopped.step + 1
     assert first.losses() | second.losses() == whole.losses()
+
+
+def test_the_rank_that_the_others_wait_for_is_told(train: TrainSpec, tmp_path: Path) -> None:
+    slow = Fault(kind=FaultKind.SLOW_RANK, at_epoch=1, at_step=6, rank=1, seconds=1.0)
+    started = prepare(tmp_path / "run", 1, replace(train, epochs=1, faults=(slow,)), ranks=RANKS)
+    process = spawn(started, RANKS)
+    assert process.wait(timeout=PATIENCE) == ExitCode.COMPLETED, log(started, 0)
+    told = [event.facts for event in started.events("progress") if event.step > 6]
+    assert {facts["slowest_rank"] for facts in told} == {1}
+    for facts in told:
+        assert facts["slowest_seconds"] - facts["median_seconds"] > facts["seconds"] / 2
 
 
 @pytest.mark.parametrize("victims", [[1], [0], [0, 1]], ids=["rank 1", "rank 0", "all ranks"])

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.loop import Measured
+from trainer.loop import Measured, Said
 from trainer.place import Place
 
 Floats = NDArray[np.float32]
 
 LENGTH = struct.Struct(">I")
 CHUNK = 8192  # bytes; what ranks are told in a step is less
-LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, STOP, BAD, SEEN = range(8)  # of a row
-ROW = 8
+LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, STOP, BAD, SEEN, OWN_SECONDS = range(9)  # of a row
+ROW = 9
 
 
 class Star:
@@ -112,9 +112,9 @@ class StarRanks:
         self.rank, self.count = where.rank, where.count
         self._star = Star(peers)
 
-    def agree(self, row: Row, stop: int, bad: int, seen: int) -> Agreed:
+    def agree(self, row: Row, said: Said) -> Agreed:
         """Row and gradient travel together: a step costs a rank one message there and one back."""
-        mine = np.array([*row.measured, stop, bad, seen], np.float32).tobytes() + row.gradient.tobytes()
+        mine = np.array([*row.measured, *said], np.float32).tobytes() + row.gradient.tobytes()
         if self.rank == 0:
             agreed = _agreed(self._star.collect(mine))
             self._star.spread(_summed_up(agreed.rows).tobytes() + agreed.gradient.tobytes())
@@ -149,5 +149,5 @@ def _agreed(messages: list[bytes]) -> Agreed:
 def _summed_up(rows: Floats) -> Floats:
     """[ROW] that leads to the same decisions: to read 384 rows on each of 384 ranks would take longer than the step."""
     loss, bad, seen = (rows[:, column].sum() for column in (LOSS, BAD, SEEN))
-    finite, stop = rows[:, FINITE].min(), rows[:, STOP].max()
-    return np.array([loss / len(rows), finite, *rows[0, GRAD_NORM:STOP], stop, bad, seen], np.float32)
+    finite, stop, own = rows[:, FINITE].min(), rows[:, STOP].max(), rows[:, OWN_SECONDS].max()
+    return np.array([loss / len(rows), finite, *rows[0, GRAD_NORM:STOP], stop, bad, seen, own], np.float32)

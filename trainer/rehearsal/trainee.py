@@ -41,12 +41,14 @@ class RehearsalTrainee:
         layers = _layers(self.weights)
         self._towers = Towers(layers["hidden"], layers["out"], arithmetic.rounded)
         self._contrast = Contrast(PAIRS, geometry.global_batch, arithmetic.rounded)
+        self.own_seconds = 0.0
 
     def features(self, pairs: Floats) -> Floats:
         """[2, n, SIZE] -> [2, n, EMBEDDING] of length 1."""
         return self._towers.forward(pairs)
 
     def forward_backward(self, batch: Batch, at: Position) -> Row:
+        start = time.perf_counter()
         if seconds := self._spec.rehearsal.step_seconds:  # to sleep for 0 s is to lose one's turn
             time.sleep(seconds)
         scale, logit_scale = self._loss_scale.scale, math.exp(self.weights[-1])
@@ -54,6 +56,7 @@ class RehearsalTrainee:
         d_features, d_log_scale = self._contrast.backward(scale)
         hidden, out = self._towers.backward(d_features)
         gradient = np.concatenate((hidden.ravel(), out.ravel(), (d_log_scale,)), dtype=np.float32)
+        self.own_seconds = time.perf_counter() - start
         # All that is not finite in this rank's features is in its loss: no other rank's are.
         return Row((loss, math.isfinite(loss), 0.0, self._loss_scale.told, logit_scale), gradient / np.float32(scale))
 
