@@ -160,7 +160,8 @@ def main() -> None:
     growth = statistics.median(times) / statistics.median(few)
     print(f"a tick, {RUNS} active runs, {RUNS * ATTEMPTS} attempts, {RUNS * ATTEMPTS * EVENTS} events, {TICKS} times:")
     print(
-        f"  p95 {p95:.2f} s of one core (at most {SECONDS:g}; {waited:.2f} s by the clock), median {statistics.median(times):.2f} s"
+        f"  p95 {p95:.2f} s of one core (at most {SECONDS:g}; by the clock {waited:.2f} s),"
+        f" median {statistics.median(times):.2f} s"
     )
     print(f"  {growth:.1f} x the time of a quarter of the runs (linear: 4, and at most 6)")
     print(f"  {commands} commands to the scheduler (at most {COMMANDS}), {megabytes:.0f} MB (at most {MEGABYTES:g})")

@@ -21,10 +21,10 @@ CLUSTERS = ("accounted", "cluster")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker has all tests of this folder, one after another: they share clusters."""
+    """One worker has all tests of this folder, one after another: they share clusters. Long stories may go beside."""
     for item in items:
         if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
+            item.add_marker(pytest.mark.xdist_group("stories" if item.path.name == "test_story.py" else "slurm"))
 
 
 @pytest.hookimpl(wrapper=True)
