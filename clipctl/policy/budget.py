@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from clipctl.domain import AttemptRecord, History, IncidentKind, RecoverySpec
 from clipctl.lineage import parent_record
 from clipctl.policy.parents import is_usable
 
-# Free where anything was saved since: they say nothing about the run, and what was saved is not lost to them.
+# Free where anything was saved that the next attempt could start from: they say nothing about the run.
 _INTERRUPTIONS = frozenset({IncidentKind.PREEMPTED, IncidentKind.TIMED_OUT, IncidentKind.NODE_FAILED})
 
 
@@ -14,22 +16,24 @@ def charged(history: History) -> tuple[AttemptRecord, ...]:
     """The attempts that ended, one after the other, without progress; since a person last set the run going."""
     mark = 0
     found: list[AttemptRecord] = []
-    for attempt in history.attempts:
+    for attempt, following in zip_longest(history.attempts, history.attempts[1:]):
         reached = saved(attempt, history)
         if reached > mark:
             mark, found = reached, []
-        elif attempt.incident is not None and not _is_free(attempt, reached, history):
+        elif attempt.incident is not None and not _is_free(attempt, following, reached, history):
             found.append(attempt)
     return tuple(attempt for attempt in found if attempt.created_at >= history.set_going_at)
 
 
-def _is_free(attempt: AttemptRecord, reached: int, history: History) -> bool:
+def _is_free(attempt: AttemptRecord, following: AttemptRecord | None, reached: int, history: History) -> bool:
     assert attempt.incident is not None
     if attempt.incident.kind is IncidentKind.SUBMIT_REFUSED:
         return True  # nothing ran; such tries have a number of their own
     parent = parent_record(history, attempt)
     began = parent.manifest.samples_seen if parent else 0
-    return attempt.incident.kind in _INTERRUPTIONS and reached > began
+    next_parent = parent_record(history, following) if following else None
+    kept = next_parent is None or next_parent.manifest.samples_seen > began
+    return attempt.incident.kind in _INTERRUPTIONS and reached > began and kept
 
 
 def saved(attempt: AttemptRecord, history: History) -> int:

@@ -126,7 +126,8 @@ def test_nothing_is_over_that_nobody_called_over(seen: Evidence) -> None:
 def test_knowing_less_never_ends_what_was_not_over(seen: Evidence, forgotten: set[str]) -> None:
     """As when a file is not shown yet, or the scheduler does not answer."""
     known = diagnose(seen, LIMITS, now=NOW)
-    if known is not None and not known.alive:
+    completed = seen.final is not None and seen.final.kind == EventKind.COMPLETED
+    if completed or (known is not None and not known.alive):
         return
     less = replace(seen, **dict.fromkeys(forgotten), **({"observed": False} if "job" in forgotten else {}))
     incident = diagnose(less, LIMITS, now=NOW)

@@ -198,6 +198,8 @@ def test_nothing_is_submitted_while_a_job_may_live_or_its_end_is_not_known(
         ([End(Kind.DIVERGED, saved=4), End(Kind.PREEMPTED, saved=1)], 0),
         ([End(Kind.DIVERGED, saved=4), End(Kind.PREEMPTED, saved=1), End(Kind.PREEMPTED)], 1),
         ([End(Kind.DIVERGED, saved=4), End(Kind.CRASHED, saved=1)], 1),
+        # each saved an epoch, which was gone when the next one started: all but the newest have brought nothing
+        ([End(Kind.PREEMPTED, saved=1), *[End(Kind.PREEMPTED, saved=1, state=CheckpointState.SUPERSEDED)] * 4], 2),
         ([End(Kind.DIVERGED, saved=4), End(Kind.DIVERGED, saved=1)], 1),
         ([End(Kind.DIVERGED, saved=4), End(Kind.DIVERGED, saved=1), End(Kind.PREEMPTED, saved=4)], 0),
         # a checkpoint that cannot be used is no progress

@@ -97,7 +97,7 @@ def forward(desk: SlurmDesk) -> bool:
 def ranks_never_met(desk: SlurmDesk) -> bool:
     """Attempts that were claimed: their spans between first and last event do not overlap."""
     spans = []
-    for folder in sorted(desk.folder("r").glob("attempts/*")):
+    for folder in sorted(desk.folder("r").glob("attempts/*"), key=lambda folder: int(folder.name)):
         times = [event["time"] for event in desk.events("r", int(folder.name))]
         if times:
             spans.append((min(times), max(times)))
