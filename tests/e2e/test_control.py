@@ -14,7 +14,7 @@ from tests.store.tables_of import tables
 
 LIGHT = ("train.engine=rehearsal", "resources.ranks_per_node=2", "train.zeroshot=null")
 OVERFLOW = "train.faults=[{kind: overflow, at_epoch: 2, at_step: 2}]"
-SLOW = "train.faults=[{kind: slow_rank, at_epoch: 1, at_step: 1, rank: 1, seconds: 0.1}]"
+SLOW = "train.rehearsal.step_seconds=0.1"
 
 
 def diverges_and_completes(desk: Desk, name: str) -> None:
