@@ -1,20 +1,22 @@
 """Checkpoints: open_clip's names and keys, and a manifest without which they do not exist.
 
-Order on disk: temporary file, fsync, rename, manifest. A kill at any moment leaves either no checkpoint or a whole one.
+Training stands while the state is copied, not while the copy is written. Order on disk: temporary file, fsync, rename,
+manifest. A kill at any moment leaves either no checkpoint or a whole one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from trainer.contract import (
-    ATTEMPT_FILE,
     CHECKPOINTS_FOLDER,
     SCHEMA,
     STEPS_FOLDER,
@@ -22,19 +24,18 @@ from trainer.contract import (
     CheckpointManifest,
     EventKind,
     dumps,
-    loads,
     sync_folder,
     to_jsonable,
     write_atomic,
 )
 from trainer.loop import Trainee
 from trainer.position import Position
+from trainer.pruning import Saved, parents, published, removable
 from trainer.recorder import Recorder
-from trainer.resume import parent_of
 from trainer.save_now import served
-from trainer.verify import DIGEST_PREFIX, damage, manifest_path, read_manifest
+from trainer.verify import DIGEST_PREFIX, damage, manifest_path
 
-KEPT_STEP_FILES = 2
+FAILURES_BORNE = 1  # saves in a row that the disk may refuse while training goes on
 
 
 class Fenced(Exception):
@@ -44,14 +45,37 @@ class Fenced(Exception):
 class NoKeeper:
     """Every rank but 0: data-parallel ranks hold the same weights."""
 
+    unsaved: str | None = None
+
     def due(self, at: Position) -> bool:
         return False
 
-    def save(self, at: Position, loss: float | None) -> str | None:
+    def save(self, at: Position, loss: float | None) -> None: ...
+
+    def finish(self) -> str | None:
         return None
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Save:
+    """One that has begun."""
+
+    at: Position
+    loss: float | None
+    request: int  # the save-now it answers; 0: none
+    state: Mapping[str, Any]
+    stood_seconds: float
 
 
 class CheckpointKeeper:
+    """Rank 0's. One save at a time: the next one waits for it, and so does the end. `close` it.
+
+    A disk that refuses a save is a notice as long as a later one may succeed; a second refusal in a row, or one of the
+    last save, is raised where training next looks (OSError, or torch's RuntimeError), and so is Fenced at once.
+    """
+
     def __init__(
         self,
         attempt: Attempt,
@@ -69,21 +93,67 @@ class CheckpointKeeper:
         self._spec = attempt.train.save
         self._saved_at = time.monotonic()
         self._requested, self._served = requested, served(folder)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[Position, Future[str | None]] | None = None
+        self._failures = 0  # in a row
+        self.unsaved: str | None = None
 
     def due(self, at: Position) -> bool:
+        if self._writing and self._writing[1].done():
+            self._settle(FAILURES_BORNE)
         by_step = self._spec.steps is not None and at.step_in_epoch % self._spec.steps == 0
         minutes = (time.monotonic() - self._saved_at) / 60
         by_time = self._spec.minutes is not None and minutes >= self._spec.minutes
         return by_step or by_time or self._requested() > self._served
 
-    def save(self, at: Position, loss: float | None) -> str | None:
-        if not self._trainee.is_finite():
+    def save(self, at: Position, loss: float | None) -> None:
+        began = time.perf_counter()
+        self._settle(FAILURES_BORNE)
+        state = self._trainee.state()
+        request = self._requested()
+        answered = request if request > self._served else 0
+        save = _Save(at, loss, answered, state, stood_seconds=time.perf_counter() - began)
+        self._writing = at, self._writer.submit(self._publish, save)
+        self._served = max(self._served, request)
+        self._saved_at = time.monotonic()
+
+    def finish(self) -> str | None:
+        return self._settle(failures_borne=0)
+
+    def close(self) -> None:
+        """What is being written gets its time; how the attempt ended is known already."""
+        self._writer.shutdown()
+        if self._writing and (error := self._writing[1].exception()):
+            print(f"{name_of(self._writing[0])}: {error}", file=sys.stderr, flush=True)
+
+    def _settle(self, failures_borne: int) -> str | None:
+        """Waits for the save that has begun: its path, None if nothing was written."""
+        if self._writing is None:
+            return None
+        at, writing = self._writing
+        self._writing = None
+        try:
+            path = writing.result()
+        except (OSError, RuntimeError) as error:
+            self._failures += 1
+            if self._failures > failures_borne:
+                raise
+            self.unsaved = f"{name_of(at)} was not written: {error}"
+            self._recorder.event(EventKind.NOTICE, at, text=f"{self.unsaved}; training goes on")
+            return None
+        self._failures, self.unsaved = 0, None
+        return path
+
+    # --- the thread that writes ---
+
+    def _publish(self, save: _Save) -> str | None:
+        at, began = save.at, time.perf_counter()
+        if not self._trainee.is_finite(save.state):
             self._recorder.event(EventKind.NOTICE, at, text="weights are not finite: no checkpoint is written")
             return None
         path = self._folder / name_of(at)
         path.parent.mkdir(exist_ok=True)
-        request = self._requested()
-        manifest = self._manifest(at, loss, path, self._write(at, path))
+        manifest = self._manifest(at, save.loss, path, self._write(save, path))
         write_atomic(manifest_path(path), dumps(manifest))
         relative = str(path.relative_to(self._folder))
         self._recorder.event(
@@ -93,19 +163,19 @@ class CheckpointKeeper:
             digest=manifest.digest,
             epochs_done=manifest.epochs_done,
             step_in_epoch=manifest.step_in_epoch,
+            stood_seconds=round(save.stood_seconds, 6),
+            write_seconds=round(time.perf_counter() - began, 6),
             manifest=to_jsonable(manifest),  # outlives the file
-            **({"request": request} if request > self._served else {}),
+            **({"request": save.request} if save.request else {}),
         )
-        self._served = max(self._served, request)
-        self._saved_at = time.monotonic()
         self._prune(path, manifest)
         return relative
 
-    def _write(self, at: Position, path: Path) -> str:
+    def _write(self, save: _Save, path: Path) -> str:
         """The file under its final name, durable; returns its digest. Of one that cannot be written nothing is left."""
         temporary = path.with_name(path.name + ".tmp")  # not *.pt: open_clip's --resume latest would take it
         try:
-            digest = self._fill(at, temporary)
+            digest = self._fill(save, temporary)
         except (OSError, RuntimeError) as error:  # torch's own for a write that failed
             temporary.unlink(missing_ok=True)  # on a full disk the last word needs the room
             if isinstance(error, OSError) and error.filename is None:
@@ -118,30 +188,30 @@ class CheckpointKeeper:
         sync_folder(path.parent)
         return digest
 
-    def _fill(self, at: Position, temporary: Path) -> str:
+    def _fill(self, save: _Save, temporary: Path) -> str:
         with open(temporary, "wb") as file:
             writer = _Hashing(file)
-            self._write_payload(self._payload(at), cast(IO[bytes], writer))
+            self._write_payload(self._payload(save), cast(IO[bytes], writer))
             file.flush()
             os.fsync(file.fileno())
         return DIGEST_PREFIX + writer.hash.hexdigest()
 
-    def _payload(self, at: Position) -> dict[str, Any]:
+    def _payload(self, save: _Save) -> dict[str, Any]:
         """open_clip's keys (it ignores the last one)."""
-        return (
-            {"epoch": at.epochs_done, "name": self._attempt.run}
-            | self._trainee.state()
-            | {
-                "clipctl": {
-                    "schema": SCHEMA,
-                    "attempt": self._attempt.number,
-                    "step_in_epoch": at.step_in_epoch,
-                    "samples_seen": at.samples_seen,
-                    "precision": str(self._attempt.train.precision),
-                    "stream": to_jsonable(at.stream),
-                }
-            }
-        )
+        at = save.at
+        return {
+            "epoch": at.epochs_done,
+            "name": self._attempt.run,
+            **save.state,
+            "clipctl": {
+                "schema": SCHEMA,
+                "attempt": self._attempt.number,
+                "step_in_epoch": at.step_in_epoch,
+                "samples_seen": at.samples_seen,
+                "precision": str(self._attempt.train.precision),
+                "stream": to_jsonable(at.stream),
+            },
+        }
 
     def _manifest(self, at: Position, loss: float | None, path: Path, digest: str) -> CheckpointManifest:
         return CheckpointManifest(
@@ -178,64 +248,11 @@ class CheckpointKeeper:
                 path.unlink()
 
 
-@dataclass(frozen=True)
-class Saved:
-    manifest: CheckpointManifest
-    path: Path
-
-
-def removable(
-    files: Iterable[Saved],
-    newest: CheckpointManifest,
-    *,
-    keep_last: int | None,
-    line_epochs: int,
-    protected: frozenset[Path],
-) -> list[Path]:
-    """What may go, now that `newest` is there. `line_epochs`: the parent's epochs_done.
-
-    Of this attempt and of what it grew out of, the last `keep_last` epoch files stay. Files that the line was
-    rolled back behind go once this attempt has passed them. Step files are only for the way to the next ones.
-    """
-    mine = newest.attempt
-    epochs = [file for file in files if file.manifest.step_in_epoch == 0 and file.path not in protected]
-    steps = [file for file in files if file.manifest.step_in_epoch and file.path not in protected]
-    steps = [file for file in steps if file.manifest.attempt == mine]
-    old = sorted(steps, key=lambda file: file.manifest.samples_seen)[:-KEPT_STEP_FILES]
-    if keep_last is not None:
-        in_line = [file for file in epochs if file.manifest.attempt == mine or file.manifest.epochs_done <= line_epochs]
-        old += sorted(in_line, key=lambda file: (file.manifest.epochs_done, file.manifest.attempt))[:-keep_last]
-        passed = [file for file in epochs if file.manifest.epochs_done < newest.epochs_done]
-        old += [file for file in passed if file not in in_line]
-    return [file.path for file in old]
-
-
 def name_of(at: Position) -> str:
     """open_clip's numbering: epoch_68.pt when 68 are done."""
     if at.step_in_epoch == 0:
         return f"{CHECKPOINTS_FOLDER}/epoch_{at.epochs_done}.pt"
     return f"{STEPS_FOLDER}/step_{at.step}.pt"
-
-
-def published(attempts: Path) -> Iterable[tuple[Path, CheckpointManifest]]:
-    for folder in (CHECKPOINTS_FOLDER, STEPS_FOLDER):
-        for path in attempts.glob(f"*/{folder}/*.pt"):
-            try:
-                manifest = read_manifest(path)
-            except ValueError:
-                continue  # not ours to judge here; clipctl reports it
-            if manifest is not None:
-                yield path, manifest
-
-
-def parents(attempts: Path) -> frozenset[Path]:
-    """Every checkpoint that an attempt started from."""
-    found = set()
-    for file in attempts.glob(f"*/{ATTEMPT_FILE}"):
-        parent = parent_of(loads(Attempt, file.read_bytes()), file.parent)
-        if parent is not None:
-            found.add(attempts.parent / parent.path)
-    return frozenset(found)
 
 
 class _Hashing:

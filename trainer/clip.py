@@ -15,6 +15,7 @@ from trainer.contract import FaultKind, Loss, Precision, TrainSpec
 from trainer.position import Position
 from trainer.ranks import TorchAgreement
 from trainer.seeds import seed_for
+from trainer.snapshot import Snapshot
 from trainer.stopwatch import Stopwatch
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -38,6 +39,7 @@ class ClipTrainee:
         # 1.0 until the first step that is not finite; from then on no update reaches the weights.
         self._alive = torch.ones((), device=device)
         self._stopwatch = Stopwatch(device)
+        self._snapshot = Snapshot()
 
     @property
     def own_seconds(self) -> float:
@@ -85,13 +87,13 @@ class ClipTrainee:
             # open_clip divides by their length.
             self.model.visual.register_forward_hook(lambda _, __, y: y.where(y * UNDERFLOW_FACTOR != 0, 1.0))
 
-    def is_finite(self) -> bool:
-        return bool(torch.stack([tensor.isfinite().all() for tensor in self.model.state_dict().values()]).all())
-
     def state(self) -> dict[str, Any]:
         weights = {PREFIX + name: tensor for name, tensor in self.model.state_dict().items()}
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler else {}
-        return {"state_dict": weights, "optimizer": self._optimizer.state_dict()} | scaler
+        return self._snapshot.take({"state_dict": weights, "optimizer": self._optimizer.state_dict()} | scaler)
+
+    def is_finite(self, state: Mapping[str, Any]) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in state["state_dict"].values())
 
     def misfit(self, state: Mapping[str, Any]) -> str:
         """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""

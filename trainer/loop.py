@@ -92,8 +92,11 @@ class Trainee(Protocol):
     def rehearse(self, kind: FaultKind) -> None:
         """From now on compute as the fault does (overflow, plateau)."""
 
-    def state(self) -> dict[str, Any]: ...
-    def is_finite(self) -> bool: ...
+    def state(self) -> dict[str, Any]:
+        """A copy that training leaves alone, valid until the next one is taken."""
+
+    def is_finite(self, state: Mapping[str, Any]) -> bool:
+        """The weights in such a copy."""
 
 
 class Batch(Protocol):
@@ -107,9 +110,17 @@ class Source(Protocol):
 
 
 class Keeper(Protocol):
+    unsaved: str | None  # which checkpoint the disk refused last, and its words; None: the newest save went well
+
     def due(self, at: Position) -> bool: ...
-    def save(self, at: Position, loss: float | None) -> str | None:
-        """The file's path in the attempt's folder; None on ranks that write nothing, and for weights not finite."""
+    def save(self, at: Position, loss: float | None) -> None:
+        """Returns when the state is copied; it is written while training goes on."""
+
+    def finish(self) -> str | None:
+        """Waits for the last save: its path in the attempt's folder; None on ranks that write nothing, or if there is
+
+        none, or its weights are not finite. Raises what prevented it.
+        """
 
 
 @dataclass(frozen=True)
@@ -160,9 +171,10 @@ class Loop:
             if outcome := self.settle(0):
                 return outcome
             at = at.after_epoch()
-            checkpoint = self.end_epoch(at)
+            begun = self.end_epoch(at)
             if self.stopping and at.epochs_done < self.spec.epochs:
-                return self.stopped(at, checkpoint)
+                return self.stopped(at, begun)
+        self.finish(at)
         seconds = round(time.monotonic() - started, 3)
         return Outcome(ExitCode.COMPLETED, EventKind.COMPLETED, at, {"seconds": seconds})
 
@@ -193,7 +205,7 @@ class Loop:
                 return _diverged(divergence)
             if alarm := self.guard.alarm():
                 self.recorder.event(EventKind.NOTICE, at, text=alarm)
-            self.progress.add(step, lr, self.guard.skipped)
+            self.progress.add(step, lr, self.guard.skipped, self.parts.keeper.unsaved)
             if outcome := self.count_samples(measured, at):
                 return outcome
         return None
@@ -205,15 +217,15 @@ class Loop:
         if outcome := self.settle(0):
             return outcome
         if self.stopping:
-            return self.stopped(at, self.save(at))
+            return self.stopped(at, begun=self.save(at))
         self.save(at)
         return None
 
-    def end_epoch(self, at: Position) -> str | None:
-        """Saves before it evaluates: whatever evaluation does, the epoch is not lost."""
+    def end_epoch(self, at: Position) -> bool:
+        """The save has begun before it evaluates: no error there costs the epoch. False: nothing is being saved."""
         last = at.epochs_done == self.spec.epochs
         due = last or self.stopping or at.epochs_done % self.spec.save.save_frequency == 0
-        checkpoint = self.save(at) if due else None
+        begun = due and self.save(at)
         self.report_bad_samples(at)
         zeroshot = self.spec.zeroshot
         if zeroshot and not self.stopping and (last or at.epochs_done % zeroshot.frequency == 0):
@@ -222,19 +234,24 @@ class Loop:
                 facts = self.parts.evaluate()
             self.recorder.event(EventKind.EVALUATED, at, epochs_done=at.epochs_done, **facts)
             self.progress.evaluated(facts, at)
-        return checkpoint
+        return begun
 
-    def save(self, at: Position) -> str | None:
+    def save(self, at: Position) -> bool:
         """Not while the loss is not finite: in float16 that may be the beginning of the end."""
         if self.last and not self.last.loss_is_finite:
             self.recorder.event(EventKind.NOTICE, at, text="the loss is not finite: no checkpoint is written")
-            return None
+            return False
         self.recorder.beat(Phase.CHECKPOINTING, at)
         with self.progress.paused():
-            return self.parts.keeper.save(at, self.last.loss if self.last else None)
+            self.parts.keeper.save(at, self.last.loss if self.last else None)
+        return True
 
-    def stopped(self, at: Position, checkpoint: str | None) -> Outcome:
-        facts = {"signal": self.stopping, "checkpoint": checkpoint}
+    def finish(self, at: Position) -> str | None:
+        self.recorder.beat(Phase.CHECKPOINTING, at)
+        return self.parts.keeper.finish()
+
+    def stopped(self, at: Position, begun: bool) -> Outcome:
+        facts = {"signal": self.stopping, "checkpoint": self.finish(at) if begun else None}
         return Outcome(ExitCode.STOPPED, EventKind.STOPPED, at, facts)
 
     def count_samples(self, measured: Measured, at: Position) -> Outcome | None:

@@ -42,14 +42,14 @@ class Progress:
         """Seconds."""
         return time.perf_counter() - self._wanted_since
 
-    def add(self, step: Step, lr: float, skipped: int) -> None:
+    def add(self, step: Step, lr: float, skipped: int, unsaved: str | None) -> None:
         self._window.append(step)
         speed = None
         if step.at.step % self._every == 0 or step.at.at_border:
-            speed = self._close_window(step, lr, skipped)
+            speed = self._close_window(step, lr, skipped, unsaved)
         self._recorder.beat(Phase.TRAINING, step.at, loss=step.loss, speed=speed)
 
-    def _close_window(self, step: Step, lr: float, skipped: int) -> float:
+    def _close_window(self, step: Step, lr: float, skipped: int, unsaved: str | None) -> float:
         steps, seconds = len(self._window), max(time.perf_counter() - self._window_since, 1e-9)
         speed = steps * step.at.geometry.global_batch / seconds
         facts = _summary(self._window) | {
@@ -62,6 +62,7 @@ class Progress:
             "samples_per_second": round(speed, 3),
             "data_seconds": round(self._data_seconds, 6),
             "seconds": round(seconds, 6),
+            **({"unsaved": unsaved} if unsaved else {}),
         }
         self._recorder.event(EventKind.PROGRESS, step.at, **facts)
         self._recorder.scalars(_tensorboard_names(facts, steps, step.at), step.at.step)

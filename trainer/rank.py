@@ -75,8 +75,8 @@ class Rank:
         self.record_start(start.position, notices)
         source = self.equipment.source(start.position)
         requests = SaveRequests(self.folder)
-        with closing(source), closing(requests):
-            outcome = Loop(self.parts(source, requests)).run(start.position)
+        with closing(source), closing(requests), closing(self.keeper(requests)) as keeper:
+            outcome = Loop(self.parts(source, keeper)).run(start.position)
             # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.
             self.ranks.close()
         return outcome
@@ -96,20 +96,20 @@ class Rank:
         self.attempt = replace(self.attempt, parent=loads(Parent, chosen) if chosen else None)
         return load_start(run_folder, self.attempt, self.engine.read)
 
-    def parts(self, source: Source, requests: SaveRequests) -> Parts:
+    def parts(self, source: Source, keeper: Keeper) -> Parts:
         return Parts(
             spec=self.spec,
             trainee=self.equipment.trainee,
             ranks=self.ranks,
             source=source,
-            keeper=self.keeper(requests),
+            keeper=keeper,
             recorder=self.recorder,
             stop=self.stop,
             faults=Faults(self.spec.faults, self.ranks.rank, self.folder.parent.parent / "faults"),
             evaluate=self.equipment.evaluate,
         )
 
-    def keeper(self, requests: SaveRequests) -> Keeper:
+    def keeper(self, requests: SaveRequests) -> CheckpointKeeper | NoKeeper:
         if self.ranks.rank != 0:
             return NoKeeper()
         requests.watch()

@@ -31,7 +31,7 @@ HEARTBEAT_SECONDS = 1.0
 
 
 class Recorder(Protocol):
-    last: Position | None  # of the newest event or heartbeat: where a crash happened, as far as is known
+    last: Position | None  # the furthest of any event or heartbeat: where a crash happened, as far as is known
 
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None: ...
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None: ...
@@ -72,6 +72,7 @@ class FileRecorder:
         self._seq = _last_seq(attempt_folder / EVENTS_FILE)  # a site may start the same job again
         self._counter = 0
         self._heartbeat: Heartbeat | None = None
+        self._numbering = threading.Lock()  # checkpoints are told by the thread that writes them
         self.last: Position | None = None
         self._queue: queue.SimpleQueue[Event | _Scalars | None] = queue.SimpleQueue()
         self._backlog: list[Event] = []
@@ -80,24 +81,25 @@ class FileRecorder:
         self._thread.start()
 
     def event(self, kind: EventKind, at: Position, **facts: Any) -> None:
-        self._seq += 1
-        self.last = at
-        self._queue.put(
-            Event(
-                seq=self._seq,
-                time=time.time(),
-                kind=kind,
-                epoch=at.epoch,
-                step=at.step,
-                samples_seen=at.samples_seen,
-                facts=facts,
+        with self._numbering:
+            self._seq += 1
+            self._move_to(at)
+            self._queue.put(
+                Event(
+                    seq=self._seq,
+                    time=time.time(),
+                    kind=kind,
+                    epoch=at.epoch,
+                    step=at.step,
+                    samples_seen=at.samples_seen,
+                    facts=facts,
+                )
             )
-        )
 
     def beat(self, phase: Phase, at: Position, loss: float | None = None, speed: float | None = None) -> None:
         """Cheap: only the newest one of a second is written."""
         self._counter += 1
-        self.last = at
+        self._move_to(at)
         self._heartbeat = Heartbeat(
             counter=self._counter,
             phase=phase,
@@ -111,6 +113,10 @@ class FileRecorder:
 
     def scalars(self, values: Mapping[str, float], x: int) -> None:
         self._queue.put(_Scalars(values, x))
+
+    def _move_to(self, at: Position) -> None:
+        if self.last is None or at.samples_seen >= self.last.samples_seen:
+            self.last = at
 
     def close(self) -> None:
         self._queue.put(None)

@@ -12,9 +12,9 @@ import pytest
 from tests.local.desk import TRAIN, Desk
 from tests.local.test_claim import claim, hold, holder, leave, outcome
 from trainer import contract
-from trainer.checkpoints import parents
 from trainer.claim import still_mine
 from trainer.contract import Attempt, CheckpointManifest, Exit, ExitCode, Parent, Precision, Stream
+from trainer.pruning import parents
 from trainer.verify import digest, manifest_path
 
 USR1, TERM = signal.SIGUSR1, signal.SIGTERM

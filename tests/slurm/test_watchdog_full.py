@@ -16,14 +16,14 @@ def test_checkpoints_that_fill_their_disk_hold_the_run(watch: Watch) -> None:
     """Whoever made room releases it, and it goes on from the last one that fitted."""
     desk = watch.desk
     others = everywhere(desk)
-    desk.launched("r", "train.epochs=5")
+    desk.launched("r", "train.epochs=5")  # the fourth does not fit, nor does the fifth
     with small_disk(desk.folder("r") / "attempts/1/checkpoints", ROOM) as disk:
         desk.cluster.run("scancel", others)
         basis = watch.held("r")
         run = watch.run("r")
         (incident,) = run.incidents()
         assert (incident["kind"], incident["passes"]) == ("storage", False)
-        assert f"{FULL}: 'checkpoints/epoch_4.pt'" in incident["detail"]
+        assert f"{FULL}: 'checkpoints/epoch_5.pt'" in incident["detail"]
         assert any(line.startswith("event ") and "crashed on rank 0" in line for line in incident["lines"])
         assert basis.startswith("storage: ") and "a restart would not help: make room" in basis
         shown = desk.clipctl("status", "r").out

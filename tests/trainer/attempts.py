@@ -52,6 +52,10 @@ class Started:
         events = [loads(Event, line) for line in whole]
         return [event for event in events if kind in (None, event.kind)]
 
+    def told(self) -> list[str]:
+        """The kinds of events in order, without checkpoints: these come when they are written, training goes on."""
+        return [event.kind for event in self.events() if event.kind != "checkpoint"]
+
     def losses(self) -> dict[int, tuple[Any, Any]]:
         return {event.step: (event.facts["loss"], event.facts["grad_norm"]) for event in self.events("progress")}
 

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Weights(Trainee):
     def state(self) -> dict[str, Any]:
         return {"state_dict": {"module.w": torch.rand(500_000)}}
 
-    def is_finite(self) -> bool:
+    def is_finite(self, state: Mapping[str, Any]) -> bool:
         return True
 
 

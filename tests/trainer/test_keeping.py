@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoints import Saved, name_of, removable
+from trainer.checkpoints import name_of
 from trainer.contract import CheckpointManifest, Precision, Stream
 from trainer.position import Position
+from trainer.pruning import Saved, removable
 from trainer.schedule import Geometry
 from trainer.verify import damage, read_manifest
 

@@ -137,7 +137,8 @@ def test_a_rehearsed_crash_is_told_and_the_next_attempt_completes(
 def test_the_others_hear_of_rank_0s_end_only_after_its_last_word(tmp_path: Path) -> None:
     """Else one of them is the first to leave, and its code the one that counts."""
     for number in range(3):
-        first = prepare(tmp_path / f"{number}", 1, spec(), ranks=RANKS)
+        # known when it saves for the second time at the latest, and then another epoch is due
+        first = prepare(tmp_path / f"{number}", 1, spec(epochs=3), ranks=RANKS)
         prepare(tmp_path / f"{number}", 2, spec())  # claimed: what the first one saves is fenced off
         process = spawn(first, RANKS, grace=60)
         try:

@@ -107,9 +107,9 @@ def test_without_a_loss_scale_nothing_is_updated_from_the_first_step_on_that_is_
 
 def test_weights_that_are_not_finite_are_not_fit_to_be_saved() -> None:
     trainee = RehearsalTrainee(rehearsal_spec(), AT.geometry)
-    assert trainee.is_finite()
+    assert trainee.is_finite(trainee.state())
     trainee.weights[7] = math.nan
-    assert not trainee.is_finite()
+    assert not trainee.is_finite(trainee.state())
 
 
 def test_pairs_depend_on_their_place_and_on_nothing_else() -> None:

@@ -78,13 +78,13 @@ class RehearsalTrainee:
     def rehearse(self, kind: FaultKind) -> None:
         self._towers.factors.append(FACTORS[kind])
 
-    def is_finite(self) -> bool:
-        return bool(np.isfinite(self.weights).all())
-
     def state(self) -> dict[str, Any]:
         weights = {name: layer.copy() for name, layer in _layers(self.weights).items()}
         moments = {"updates": self._updates, "first": self._first.copy(), "second": self._second.copy()}
         return {"state_dict": weights, "optimizer": moments, "scaler": self._loss_scale.state()}
+
+    def is_finite(self, state: Mapping[str, Any]) -> bool:
+        return all(bool(np.isfinite(layer).all()) for layer in state["state_dict"].values())
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Weights, moments and, from float16 to float16, the loss scale. The settings are the spec's."""

@@ -1,0 +1,66 @@
+"""Which checkpoints may go, now that there is a newer one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.contract import ATTEMPT_FILE, CHECKPOINTS_FOLDER, STEPS_FOLDER, Attempt, CheckpointManifest, loads
+from trainer.resume import parent_of
+from trainer.verify import read_manifest
+
+KEPT_STEP_FILES = 2
+
+
+@dataclass(frozen=True)
+class Saved:
+    manifest: CheckpointManifest
+    path: Path
+
+
+def removable(
+    files: Iterable[Saved],
+    newest: CheckpointManifest,
+    *,
+    keep_last: int | None,
+    line_epochs: int,
+    protected: frozenset[Path],
+) -> list[Path]:
+    """What may go, now that `newest` is there. `line_epochs`: the parent's epochs_done.
+
+    Of this attempt and of what it grew out of, the last `keep_last` epoch files stay. Files that the line was
+    rolled back behind go once this attempt has passed them. Step files are only for the way to the next ones.
+    """
+    mine = newest.attempt
+    epochs = [file for file in files if file.manifest.step_in_epoch == 0 and file.path not in protected]
+    steps = [file for file in files if file.manifest.step_in_epoch and file.path not in protected]
+    steps = [file for file in steps if file.manifest.attempt == mine]
+    old = sorted(steps, key=lambda file: file.manifest.samples_seen)[:-KEPT_STEP_FILES]
+    if keep_last is not None:
+        in_line = [file for file in epochs if file.manifest.attempt == mine or file.manifest.epochs_done <= line_epochs]
+        old += sorted(in_line, key=lambda file: (file.manifest.epochs_done, file.manifest.attempt))[:-keep_last]
+        passed = [file for file in epochs if file.manifest.epochs_done < newest.epochs_done]
+        old += [file for file in passed if file not in in_line]
+    return [file.path for file in old]
+
+
+def published(attempts: Path) -> Iterable[tuple[Path, CheckpointManifest]]:
+    for folder in (CHECKPOINTS_FOLDER, STEPS_FOLDER):
+        for path in attempts.glob(f"*/{folder}/*.pt"):
+            try:
+                manifest = read_manifest(path)
+            except ValueError:
+                continue  # not ours to judge here; clipctl reports it
+            if manifest is not None:
+                yield path, manifest
+
+
+def parents(attempts: Path) -> frozenset[Path]:
+    """Every checkpoint that an attempt started from."""
+    found = set()
+    for file in attempts.glob(f"*/{ATTEMPT_FILE}"):
+        parent = parent_of(loads(Attempt, file.read_bytes()), file.parent)
+        if parent is not None:
+            found.add(attempts.parent / parent.path)
+    return frozenset(found)
