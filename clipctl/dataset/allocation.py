@@ -54,7 +54,7 @@ def objections(found: Allocation, *, shards: int, bad: int, seen: int) -> tuple[
         )
     if bad > found.max_bad_fraction * seen:
         lines.append(
-            f"{bad / seen:.2%} of the samples cannot be used; "
-            f"train.data.max_bad_fraction={found.max_bad_fraction} ends the run"
+            f"{bad / seen:.2%} of the samples cannot be used, and the trainer gives up at "
+            f"train.data.max_bad_fraction={found.max_bad_fraction}"
         )
     return tuple(lines)
