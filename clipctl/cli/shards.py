@@ -170,7 +170,7 @@ def _for_run(run: Allocation) -> list[tuple[str, str]]:
     drawn = "shards are drawn with replacement" if run.resampled else "each reader has its own shards"
     return [
         ("an epoch", f"{run.samples_per_epoch:,} samples, {run.samples_per_rank:,} a rank; {drawn}"),
-        ("passes", f"{run.passes_per_epoch:.3g} an epoch through the whole set"),
+        ("passes", f"{run.passes_per_epoch:,.2f} an epoch through the whole set"),
         ("reading", per_node),
         ("keeps up", f"with {run.samples_per_second_and_rank:,.0f} samples/s a rank, decoding not counted"),
         ("readers", f"{run.readers:,} (ranks x workers)"),

@@ -79,7 +79,7 @@ def test_for_a_run_it_says_what_the_shards_mean_for_it(clipctl: Clipctl, shards:
     said = clipctl(*run, "--set", "resources.ranks_per_node=2", "--set", "train.data.train_num_samples=3840")
     assert said.code == ExitStatus.OK
     assert "for 2 ranks on 1 node\n  an epoch  3,840 samples, 1,920 a rank; shards are drawn" in said.out
-    assert "  passes    192 an epoch through the whole set" in said.out
+    assert "  passes    192.00 an epoch through the whole set" in said.out
     said = clipctl(*run, "--set", "train.data.dataset_resampled=false", "--set", "train.data.workers=6")
     assert said.code == ExitStatus.INVALID
     assert "4 shards are too few for " in said.err
