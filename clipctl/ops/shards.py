@@ -135,7 +135,7 @@ def _surveys(shards: Sequence[str], jobs: int) -> Iterator[tuple[Survey, float]]
                 waiting |= {_submit(readers, shard) for shard in itertools.islice(left, len(done))}
                 yield from (each.result() for each in done)
     except BrokenProcessPool as error:
-        raise Unavailable("a process that read was killed; is memory short?", "repeat it with --jobs 1") from error
+        raise Unavailable("a process that read was killed; is memory short?", "add --jobs 1") from error
 
 
 @contextmanager

@@ -44,6 +44,12 @@ def test_sound_shards_are_described(clipctl: Clipctl, shards: str) -> None:
     assert "6 / 6 / 6 pixels (min / median / max)" in said.out
 
 
+def test_images_are_described_by_their_smallest_middle_and_largest(clipctl: Clipctl, tmp_path: Path) -> None:
+    samples = {str(number): {"png": image(number, 5), "txt": b"x"} for number in (900, 10, 30, 10, 20, 40)}
+    said = clipctl("data", "check", str(write_samples(tmp_path / "0.tar", samples)), "--jobs", "1")
+    assert "width        10 / 30 / 900 pixels (min / median / max)" in said.out
+
+
 def test_what_is_wrong_is_said_line_by_line_with_a_code(clipctl: Clipctl, shards: str) -> None:
     folder = Path(shards).parent
     html, bare = {"jpg": b"<html>", "txt": b"x"}, {"jpg": image()}
@@ -95,9 +101,12 @@ def test_some_shards_can_stand_for_all(clipctl: Clipctl, shards: str) -> None:
 
 def test_several_processes_find_what_one_finds(process: Clipctl, shards: str) -> None:
     os.truncate(Path(shards).with_name("2.tar"), 1000)
-    one, two = (process("data", "check", shards, "--json", "--jobs", jobs) for jobs in "12")
+    often = shards.replace("{0..3}", "{0..3}{,}{,}")  # each of them four times
+    one, two = (process("data", "check", often, "--json", "--jobs", jobs) for jobs in "12")
     assert (one.code, one.err) == (two.code, two.err) == (ExitStatus.INVALID, one.err)
-    assert json.loads(one.out)["found"] == json.loads(two.out)["found"]
+    found = json.loads(one.out)["found"]
+    assert found == json.loads(two.out)["found"]
+    assert (found["shards"], found["pairs"]) == (16, 60)
     assert (json.loads(one.out)["jobs"], json.loads(two.out)["jobs"]) == (1, 2)
 
 
@@ -171,19 +180,58 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
-def test_whatever_ends_it_ends_the_processes_that_read(shards: str, number: signal.Signals) -> None:
-    endless = shards.replace("{0..3}", "0" + "{,}" * 19)  # the same file half a million times
-    command = [sys.executable, "-m", "clipctl", "data", "check", endless, "--jobs", "2"]
-    checking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    wait_until(lambda: len(members(checking.pid)) >= 4)  # with two that read, and Python's own tracker
-    if number is signal.SIGINT:
-        os.killpg(checking.pid, number)  # as a terminal does
-    else:
-        checking.send_signal(number)
+def is_deaf(process: int) -> bool:
+    """To a terminal's Ctrl-C, which reaches all processes of the session."""
+    status = Path(f"/proc/{process}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigBlk:", "SigIgn:"))]
+    return any(mask & 1 << (signal.SIGINT - 1) for mask in masks)
+
+
+@pytest.fixture
+def checking(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Two processes, each in the middle of a terabyte of zeros."""
+    shard = tmp_path / "zeros.tar"
+    shard.touch()
+    os.truncate(shard, 1 << 40)
+    command = [sys.executable, "-m", "clipctl", "data", "check", f"{tmp_path}/zeros{{,}}.tar", "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        wait_until(lambda: sum(has_open(each, shard) for each in members(process.pid)) == 2)
+        yield process
+    finally:
+        for each in members(process.pid):
+            os.kill(each, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE)
+
+
+def has_open(process: int, file: Path) -> bool:
+    with contextlib.suppress(OSError):  # it ends
+        return any(os.readlink(each) == str(file) for each in Path(f"/proc/{process}/fd").iterdir())
+    return False
+
+
+def test_ctrl_c_ends_it_at_once_and_leaves_nothing(checking: subprocess.Popen[bytes]) -> None:
+    assert all(is_deaf(each) for each in members(checking.pid) if each != checking.pid)
+    os.killpg(checking.pid, signal.SIGINT)  # as a terminal does
     said = checking.communicate(timeout=PATIENCE)
-    if number is signal.SIGINT:
-        assert (checking.returncode, said) == (ExitStatus.INTERRUPTED, (b"", b""))
-    else:
-        assert checking.returncode == -number
+    assert (checking.returncode, said) == (ExitStatus.INTERRUPTED, (b"", b""))
     wait_until(lambda: members(checking.pid) == [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_processes_that_read_do_not_outlive_it(checking: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    checking.send_signal(number)
+    assert checking.wait(timeout=PATIENCE) == -number
+    wait_until(lambda: members(checking.pid) == [])
+
+
+def test_a_process_that_is_killed_is_said_so(checking: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """As the kernel does where memory is short."""
+    reads = next(each for each in members(checking.pid) if has_open(each, tmp_path / "zeros.tar"))
+    os.kill(reads, signal.SIGKILL)
+    out, err = checking.communicate(timeout=PATIENCE)
+    assert (checking.returncode, out) == (ExitStatus.UNAVAILABLE, b"")
+    assert err.decode().splitlines() == [
+        "error: a process that read was killed; is memory short?",
+        "hint: add --jobs 1",
+    ]

@@ -43,6 +43,7 @@ def test_shards_must_do_for_all_readers_unless_they_are_drawn() -> None:
     )
     assert objections(l14(resampled=False), **few | {"shards": 2304}) == ()
     assert objections(l14(resampled=False, workers=0), **few | {"shards": 384}) == ()
+    assert objections(l14(resampled=False, workers=0), **few | {"shards": 383}) != ()
 
 
 def test_too_many_bad_samples_end_a_run() -> None:

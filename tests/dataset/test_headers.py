@@ -52,6 +52,13 @@ def test_the_size_is_pillows(kind: str, size: tuple[int, int]) -> None:
     assert (header.format, header.width, header.height) == expected == (KINDS[kind]["format"], *size)
 
 
+@pytest.mark.parametrize("between", [b"\xff\xc4\0\x03\0", b"\xff" * 5 + b"\xfe\0\x04\xff\xc0", b"\xff\xcc\0\x04\0\x01"])
+def test_a_table_a_comment_or_padding_before_the_frame_is_stepped_over(between: bytes) -> None:
+    content = image(300, 7, format="JPEG")
+    header = image_header(content[:2] + between + content[2:])
+    assert (header.width, header.height) == (300, 7)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_header_that_is_cut_is_told_and_never_guessed(kind: str) -> None:
     content = image(300, 7, **KINDS[kind])
