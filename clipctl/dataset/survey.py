@@ -15,6 +15,7 @@ from clipctl.dataset.tags import Tags
 
 IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's, as in trainer.shards
 TEXT_SUFFIX, JSON_SUFFIX = "txt", "json"
+MOST_WORDS = 200  # characters of an example: what a shard calls its members is up to whoever wrote it
 
 
 class Trouble(StrEnum):
@@ -67,7 +68,7 @@ class Survey:
         return self.bad_by_shard.total()
 
     def meet(self, trouble: Trouble, shard: str, example: str) -> None:
-        found = self.troubles.setdefault(trouble, Found(0, f"{shard}: {example}" if example else shard))
+        found = self.troubles.setdefault(trouble, Found(0, f"{shard}: {example[:MOST_WORDS]}"))
         found.count += 1
         if trouble not in NOT_SKIPPED:
             self.bad_by_shard[shard] += 1
@@ -154,6 +155,8 @@ def _compare_with_stats(shard: str, found: Survey) -> None:
         with open(path, "rb") as file:
             written = json.load(file)["successes"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return
+    if not isinstance(written, int):
         return
     found.with_stats += 1
     if written != found.samples:

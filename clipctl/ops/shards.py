@@ -51,7 +51,7 @@ def named_by(pattern: str) -> list[str]:
         raise InvalidSpec((f"{pattern}: {error}",)) from error
     if not any(map(os.path.exists, shards)):
         rest = " and all others are not there" if len(shards) > 1 else " is not there"
-        hint = f"ls {quote(os.path.dirname(shards[0]))}"
+        hint = f"ls {quote(os.path.dirname(shards[0]) or '.')}"
         raise InvalidSpec((f"{pattern}: matches no file; {shards[0]}{rest}",), hint)
     return shards
 
@@ -102,6 +102,8 @@ def _report(pattern: str, shards: int, spec: RunSpec | None, found: Survey, jobs
         against = objections(for_run, shards=shards, bad=found.bad, seen=found.seen)
     met = [(trouble, found.troubles[trouble]) for trouble in Trouble if trouble in found.troubles]
     troubles = tuple(f"{trouble}: {each.count:,}; the first is {each.first}" for trouble, each in met)
+    if not found.pairs:
+        against = ("there is not one image-text pair that can be used",)
     return Report(
         pattern=pattern,
         shards=shards,

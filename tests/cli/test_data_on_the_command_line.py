@@ -68,6 +68,15 @@ def test_what_is_wrong_is_said_line_by_line_with_a_code(clipctl: Clipctl, shards
     ]
 
 
+@pytest.mark.parametrize("run", [False, True], ids=["alone", "for a run"])
+def test_shards_without_one_pair_are_not_sound(clipctl: Clipctl, tmp_path: Path, run: bool) -> None:
+    shard = write_samples(tmp_path / "0.tar", {})
+    arguments = ("demo", "--set", f"train.data.train_data={shard}") if run else (str(shard),)
+    said = clipctl("data", "check", *arguments)
+    assert said.code == ExitStatus.INVALID
+    assert said.err.splitlines()[0] == "error: there is not one image-text pair that can be used"
+
+
 def test_programs_get_numbers(clipctl: Clipctl, shards: str) -> None:
     said = clipctl("data", "check", shards, "--json", "--jobs", "1")
     told = json.loads(said.out)

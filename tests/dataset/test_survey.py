@@ -92,6 +92,11 @@ def test_members_that_have_no_place_in_a_shard_are_named_and_nothing_is_made_of_
     assert sorted(each.name for each in tmp_path.rglob("*")) == ["0.tar", "shards"]
 
 
+def test_a_name_without_end_is_told_in_a_line(tmp_path: Path) -> None:
+    shard = write_samples(tmp_path / "0.tar", {"x" * 100_000: {"txt": b"x"}})
+    assert survey(str(shard)).troubles[Trouble.NO_IMAGE].first == f"{shard}: {'x' * 200}"
+
+
 def test_folders_and_webdatasets_own_members_are_passed_over(tmp_path: Path) -> None:
     members = [member("a", type=tarfile.DIRTYPE), member("__meta__/x.jpg", b"y"), member("README", b"z")]
     pairs = [member("a/1.jpg", image(format="JPEG")), member("a/1.txt", b"x")]
@@ -149,6 +154,7 @@ def test_safety_tags_are_counted_with_those_that_lack_them(tmp_path: Path) -> No
         ('{"count": 3, "successes": 3}', 1, {Trouble.STATS: 1}),
         ("{", 0, {}),
         ("[]", 0, {}),
+        ('{"successes": "many"}', 0, {}),
         (None, 0, {}),
     ],
 )
