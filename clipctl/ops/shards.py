@@ -136,6 +136,8 @@ def _surveys(shards: Sequence[str], jobs: int) -> Iterator[tuple[Survey, float]]
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 waiting |= {_submit(readers, shard) for shard in itertools.islice(left, len(done))}
                 yield from (each.result() for each in done)
+    except OSError as error:  # too many processes or files, a working folder that is gone
+        raise Unavailable(f"no process can be started to read: {error.strerror}", "add --jobs 1") from error
     except BrokenProcessPool as error:
         raise Unavailable("a process that read was killed; is memory short?", "add --jobs 1") from error
 

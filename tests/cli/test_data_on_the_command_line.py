@@ -166,6 +166,20 @@ def test_a_bar_is_shown_on_a_terminal_and_only_there(shards: str) -> None:
     assert json.loads(out)["found"]["pairs"] == 20
 
 
+def test_where_no_process_can_be_started_it_says_so_and_one_will_do(shards: str, tmp_path: Path) -> None:
+    """A process cannot be started in a folder that is gone; a limit of the site's ends the same way."""
+    folder = tmp_path / "gone"
+    for jobs, code in ((2, ExitStatus.UNAVAILABLE), (1, ExitStatus.OK)):
+        folder.mkdir()
+        command = f"rmdir {folder}; {sys.executable} -m clipctl data check '{shards}' --jobs {jobs}"
+        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == code
+        assert done.stderr.splitlines() == [
+            "error: no process can be started to read: No such file or directory",
+            "hint: add --jobs 1",
+        ] * (jobs == 2)
+
+
 # --- the end ----------------------------------------------------------------------------------------
 
 
