@@ -14,6 +14,7 @@ from clipctl.cli import (  # noqa: F401  each adds its commands to the app
     policy,
     reading,
     resuming,
+    shards,
     specs,
     starting,
     stopping,

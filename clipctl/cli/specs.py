@@ -13,7 +13,7 @@ from clipctl.cli.words import say, say_json
 SCHEMA = 1  # of the JSON that these commands print
 
 presets = typer.Typer(help="What can be launched by name.", rich_markup_mode=None, invoke_without_command=True)
-data = typer.Typer(help="Make data sets.", rich_markup_mode=None, invoke_without_command=True)
+data = typer.Typer(help="Check data sets, and make the demo's.", rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(presets, name="presets")
 app.add_typer(data, name="data")
 
