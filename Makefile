@@ -4,10 +4,10 @@ INSTALLED := .venv/.installed
 DEMO_HOME := $(CURDIR)/.demo
 export PYTHON
 
-.PHONY: help demo test slurm lint soak rehearse story bench docs lock clean
+.PHONY: help demo test slurm lint soak rehearse story bench bench-trainer docs lock clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(INSTALLED)  ## train a CLIP model on handwritten digits, from nothing (under 6 minutes on 2 cores)
 	CLIPCTL_HOME=$(DEMO_HOME) $(BIN)/clipctl launch demo --name demo-$$(date -u +%Y%m%d-%H%M%S) --follow -y
@@ -37,6 +37,9 @@ story: slurm $(INSTALLED)  ## the card's history and H/14's on 96 x 4, told by t
 bench: $(INSTALLED)  ## costs as ratios, so that they hold on any machine
 	$(BIN)/python -m tests.bench.status
 	$(BIN)/python -m tests.bench.tick
+
+bench-trainer: $(INSTALLED)  ## our trainer beside open_clip_train, in pairs: speed, start, memory, stop for a checkpoint
+	$(BIN)/python -m tests.bench.trainer
 
 docs: $(INSTALLED)  ## write the tables of README.md that come from the code
 	$(BIN)/python -m tests.readme_parts --write

@@ -95,10 +95,14 @@ class CheckpointKeeper:
         self._requested, self._served = requested, served(folder)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[Position, Future[str | None]] | None = None
+        self._reserved = False  # room for the first copy
         self._failures = 0  # in a row
         self.unsaved: str | None = None
 
     def due(self, at: Position) -> bool:
+        if not self._reserved:  # not earlier: an optimizer's state comes with its first step
+            self._reserved = True
+            self._writing = at, self._writer.submit(self._trainee.reserve)
         if self._writing and self._writing[1].done():
             self._settle(FAILURES_BORNE)
         by_step = self._spec.steps is not None and at.step_in_epoch % self._spec.steps == 0
@@ -109,6 +113,7 @@ class CheckpointKeeper:
     def save(self, at: Position, loss: float | None) -> None:
         began = time.perf_counter()
         self._settle(FAILURES_BORNE)
+        self._reserved = True
         state = self._trainee.state()
         request = self._requested()
         answered = request if request > self._served else 0

@@ -87,10 +87,16 @@ class ClipTrainee:
             # open_clip divides by their length.
             self.model.visual.register_forward_hook(lambda _, __, y: y.where(y * UNDERFLOW_FACTOR != 0, 1.0))
 
+    def reserve(self) -> None:
+        self._snapshot.reserve(self._state())
+
     def state(self) -> dict[str, Any]:
+        return self._snapshot.take(self._state())
+
+    def _state(self) -> dict[str, Any]:
         weights = {PREFIX + name: tensor for name, tensor in self.model.state_dict().items()}
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler else {}
-        return self._snapshot.take({"state_dict": weights, "optimizer": self._optimizer.state_dict()} | scaler)
+        return {"state_dict": weights, "optimizer": self._optimizer.state_dict()} | scaler
 
     def is_finite(self, state: Mapping[str, Any]) -> bool:
         return all(bool(tensor.isfinite().all()) for tensor in state["state_dict"].values())

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Way = tuple[Any, ...]  # the keys that lead to a tensor in a state
 
 
 class Snapshot:
     """Takes one copy at a time: the next one uses the memory of the last, which is as much as the state's tensors."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[Any, ...], Tensor] = {}  # by the way of keys that leads to each
+        self._buffers: dict[Way, Tensor] = {}
+
+    def reserve(self, state: Mapping[str, Any]) -> None:
+        """Gets the memory, and touches it: new pages cost several times what the copy itself does."""
+        self._walk(state, (), lambda tensor, way: self._buffer(tensor, way).zero_())
 
     def take(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The same with CPU tensors that nobody else writes to. Returns when the last byte has arrived."""
-        copy = {key: self._copied(value, (key,)) for key, value in state.items()}
+
+        def copied(tensor: Tensor, way: Way) -> Tensor:
+            return self._buffer(tensor, way).copy_(tensor.detach(), non_blocking=True)
+
+        copy: dict[str, Any] = self._walk(state, (), copied)
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
         return copy
 
-    def _copied(self, value: Any, way: tuple[Any, ...]) -> Any:
+    def _walk(self, value: Any, way: Way, act: Callable[[Tensor, Way], Tensor]) -> Any:
         if isinstance(value, Tensor):
-            return self._buffer(value, way).copy_(value.detach(), non_blocking=True)
+            return act(value, way)
         if isinstance(value, Mapping):
-            return {key: self._copied(item, (*way, key)) for key, item in value.items()}
+            return {key: self._walk(item, (*way, key), act) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(self._copied(item, (*way, index)) for index, item in enumerate(value))
+            return type(value)(self._walk(item, (*way, index), act) for index, item in enumerate(value))
         return value
 
-    def _buffer(self, tensor: Tensor, way: tuple[Any, ...]) -> Tensor:
+    def _buffer(self, tensor: Tensor, way: Way) -> Tensor:
         """Pinned for a GPU: only then does a copy run at the bus's speed."""
         held = self._buffers.get(way)
         if held is None or (held.shape, held.dtype) != (tensor.shape, tensor.dtype):

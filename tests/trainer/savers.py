@@ -34,6 +34,8 @@ TRAIN = TrainSpec(
 class Weights(Trainee):
     """Two megabytes, other ones at each step: writing them takes about as long as making them durable."""
 
+    def reserve(self) -> None: ...
+
     def state(self) -> dict[str, Any]:
         return {"state_dict": {"module.w": torch.rand(500_000)}}
 

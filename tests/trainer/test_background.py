@@ -206,7 +206,11 @@ def test_a_snapshot_is_the_state_of_one_moment_and_uses_its_memory_again() -> No
         "optimizer": {"state": {0: {"step": step}}, "groups": [{"lr": 0.1, "of": [0]}]},
     }
     snapshot = Snapshot()
+    snapshot.reserve(state)
+    assert (float(step), torch.equal(weight, torch.ones_like(weight))) == (5.0, True), "only room was made"
+    reserved = {way: buffer.data_ptr() for way, buffer in snapshot._buffers.items()}
     first = snapshot.take(state)
+    assert reserved == {way: buffer.data_ptr() for way, buffer in snapshot._buffers.items()}
     places = first["state_dict"]["w"].data_ptr(), first["optimizer"]["state"][0]["step"].data_ptr()
     weight += 1
     step += 1

@@ -78,6 +78,9 @@ class RehearsalTrainee:
     def rehearse(self, kind: FaultKind) -> None:
         self._towers.factors.append(FACTORS[kind])
 
+    def reserve(self) -> None:
+        """A few hundred numbers need no room."""
+
     def state(self) -> dict[str, Any]:
         weights = {name: layer.copy() for name, layer in _layers(self.weights).items()}
         moments = {"updates": self._updates, "first": self._first.copy(), "second": self._second.copy()}
