@@ -138,11 +138,12 @@ def ours(case: Case, shards: str, models: Path, scratch: Path) -> Figures:
 
 
 def theirs(case: Case, shards: str, models: Path, scratch: Path) -> Figures:
+    samples = case.batch_size * case.steps
     arguments = (
-        f"--model {case.model} --device cpu --precision {case.precision} --train-data {shards} "
-        f"--dataset-type webdataset --dataset-resampled --train-num-samples {case.batch_size * case.steps} --batch-size {case.batch_size} "
-        f"--workers 1 --epochs 1 --lr 1e-3 --warmup 10 --local-loss --gather-with-grad --report-to tensorboard "
-        f"--logs {scratch}/logs --name {secrets.token_hex(4)} --log-every-n-steps 1"
+        f"--model {case.model} --device cpu --precision {case.precision} --batch-size {case.batch_size} --workers 1 "
+        f"--train-data {shards} --dataset-type webdataset --dataset-resampled --train-num-samples {samples} --epochs 1 "
+        f"--lr 1e-3 --warmup 10 --local-loss --gather-with-grad --log-every-n-steps 1 --report-to tensorboard "
+        f"--logs {scratch}/logs --name {secrets.token_hex(4)}"
     )
     arrived: list[float] = []
     began = time.time()
