@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import open_clip
 import torch
+from torch import nn
 
 from trainer.charts import tensorboard as open_charts
 from trainer.clip import ClipTrainee, contrastive_loss
@@ -53,9 +54,7 @@ class TorchEquipment:
         register_models()
         _refuse_unknown(self.spec.model)
         torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
-        self._model, self._preprocess_train, self._preprocess_val = open_clip.create_model_and_transforms(
-            self.spec.model, device=self._device, precision="fp32"
-        )
+        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, self._device)
         self._tokenizer = open_clip.get_tokenizer(self.spec.model)
         rank, count = self.ranks.rank, self.ranks.count
         loss = contrastive_loss(self.spec.loss, rank, count)
@@ -102,6 +101,24 @@ class TorchEquipment:
             "top5": sum(share.top5 for share, _ in shares) / samples,
             "samples": samples,
         }
+
+
+def create(spec: TrainSpec, device: torch.device) -> tuple[nn.Module, Any, Any]:
+    """open_clip's model as the spec has it, and its transforms of images for training and for evaluation."""
+    model, preprocess_train, preprocess_val = open_clip.create_model_and_transforms(
+        spec.model,
+        device=device,
+        precision="fp32",
+        force_quick_gelu=spec.force_quick_gelu,
+        force_patch_dropout=spec.force_patch_dropout,
+        force_image_size=spec.force_image_size,
+    )
+    if spec.force_patch_dropout and not any("PatchDropout" in type(module).__name__ for module in model.modules()):
+        rule = "its image tower drops no patches; train.force_patch_dropout=null"
+        raise Unusable(f"train.force_patch_dropout={spec.force_patch_dropout:g}: {spec.model}: {rule}")
+    if spec.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model, preprocess_train, preprocess_val
 
 
 def _refuse_unknown(model: str) -> None:

@@ -155,6 +155,10 @@ class TrainSpec:
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
     seed: CountOrZero = 0
     ddp_static_graph: bool = False
+    grad_checkpointing: bool = False  # activations are computed again in the backward pass: less memory, more time
+    force_patch_dropout: Fraction | None = None  # of an image's patches, other ones each step; None: the model's own
+    force_image_size: Count | None = None  # pixels a side; None: the model's own
+    force_quick_gelu: bool = False
     log_every_n_steps: Count = 100
     optim: Optim = dataclasses.field(default_factory=Optim)
     loss: Loss = dataclasses.field(default_factory=Loss)

@@ -29,6 +29,8 @@ from trainer.contract import (
     TrainSpec,
     ZeroShot,
 )
+from trainer.models import register_models
+from trainer.torch_engine import create
 
 SHORT = {"train_num_samples": 48}  # three steps an epoch
 
@@ -67,6 +69,9 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "optim.warmup": lambda digits: optim(warmup=2),
     "optim.lr_scheduler": lambda digits: optim(warmup=1, lr_scheduler=Schedule.CONST),
     "optim.grad_clip_norm": lambda digits: optim(grad_clip_norm=0.01),
+    "force_patch_dropout": lambda digits: {"force_patch_dropout": 0.5},
+    "force_image_size": lambda digits: {"force_image_size": 64},
+    "force_quick_gelu": lambda digits: {"force_quick_gelu": True},
 }
 
 
@@ -77,9 +82,10 @@ def test_it_changes_the_losses(field: str, base: Started, digits: Path, tmp_path
 
 
 WITHOUT_FILES = {"data.train_data", "data.dataset_resampled"}  # pairs are made up
+OPEN_CLIPS_MODEL = {"force_patch_dropout", "force_image_size", "force_quick_gelu"}
 
 
-@pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - {"engine"}))
+@pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - OPEN_CLIPS_MODEL - {"engine"}))
 def test_it_changes_the_losses_of_a_rehearsal(field: str, digits: Path, tmp_path: Path) -> None:
     changes = {"optim": Optim(lr=1e-3, warmup=5)} | CHANGE_THE_LOSSES[field](digits)
     losses = []
@@ -153,6 +159,15 @@ def test_tf32(digits: Path, tmp_path: Path) -> None:
         assert flags == (wanted, wanted)
 
 
+def test_grad_checkpointing(base: Started, digits: Path, tmp_path: Path) -> None:
+    register_models()
+    for wanted in (False, True):
+        model, *_ = create(digits_spec(digits, grad_checkpointing=wanted), torch.device("cpu"))
+        towers = (model.visual.transformer, model.transformer)
+        assert [tower.grad_checkpointing for tower in towers] == [wanted, wanted]
+    assert run(digits, tmp_path, grad_checkpointing=True).losses() == base.losses(), "the same bits, computed twice"
+
+
 @pytest.mark.parametrize("field", ["local_loss", "gather_with_grad"])
 def test_loss(field: str) -> None:
     for wanted in (False, True):
@@ -170,7 +185,7 @@ def test_ddp_static_graph(digits: Path, tmp_path: Path) -> None:
 
 
 SHOWN_ABOVE = {
-    "model", "log_every_n_steps", "tf32", "ddp_static_graph", "data.max_bad_fraction",
+    "model", "log_every_n_steps", "tf32", "grad_checkpointing", "ddp_static_graph", "data.max_bad_fraction",
     "save.save_frequency", "save.keep_last", "save.steps", "save.minutes",
     "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad", "rehearsal.step_seconds",
 }  # fmt: skip
