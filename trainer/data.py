@@ -25,7 +25,7 @@ from trainer.compose import Batch, Preprocess, Tokenizer, compose
 from trainer.contract import Stream, TrainSpec
 from trainer.order import Reader, passes
 from trainer.schedule import Geometry
-from trainer.shards import DataError, Pair, Tally, expand, pairs
+from trainer.shards import DataError, Pair, Tally, expand, pairs, weights
 
 SHUFFLE_BUFFER, SHUFFLE_INITIAL = 5000, 1000  # samples; open_clip's
 # slurmstepd signals every process of a step, and it is the rank that has to answer
@@ -37,6 +37,7 @@ class Source:
     """What a rank reads, and how; the same in all its workers."""
 
     shards: list[str]
+    weights: list[float] | None  # None: all alike
     spec: TrainSpec
     rank: int
     stream: Stream
@@ -72,7 +73,7 @@ class Source:
     def shuffled(self, reader: Reader, tally: Tally) -> Iterator[Pair]:
         rng = random.Random(reader.seed_for("samples"))
         shuffle = filters.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_INITIAL, rng=rng)
-        for shards in passes(self.shards, reader, resampled=self.spec.data.dataset_resampled):
+        for shards in passes(self.shards, reader, resampled=self.spec.data.dataset_resampled, weights=self.weights):
             yield from shuffle(pairs(shards, tally))
 
 
@@ -112,7 +113,9 @@ class Loader:
         *,
         pin_memory: bool = False,
     ) -> None:
-        self.source = Source(expand(spec.data.train_data), spec, rank, stream, preprocess, tokenizer)
+        pattern, factors = spec.data.train_data, spec.data.train_data_upsampling_factors
+        each = weights(pattern, factors) if factors else None
+        self.source = Source(expand(pattern), each, spec, rank, stream, preprocess, tokenizer)
         self.pin_memory = pin_memory
         self._check_shards()
         self._origin_epoch: int | None = None

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's
 TEXT_SUFFIX = "txt"
+BETWEEN_SOURCES = "::"  # open_clip's and webdataset's
 FRUITLESS_SHARDS = 100  # in a row without one pair: not damage, a wrong path or a dead file system
 TAR_BLOCK = 512  # bytes
 
@@ -71,12 +72,18 @@ class Tally:
 
 
 def expand(pattern: str) -> list[str]:
-    """The paths of a brace pattern, `/data/{00000..23295}.tar`. Local files only."""
-    shards = list(braceexpand.braceexpand(pattern))
+    """The paths of a brace pattern, `/data/{00000..23295}.tar`, or of several, `x::y`. Local files only."""
+    shards = [shard for source in pattern.split(BETWEEN_SOURCES) for shard in braceexpand.braceexpand(source)]
     for shard in shards:
         if re.match(r"pipe:|[a-zA-Z][\w+.-]*://", shard):
             raise DataError(f"{shard}: shards are read from files only, without pipe: or another scheme")
     return shards
+
+
+def weights(pattern: str, factors: str) -> list[float]:
+    """Of each shard that `expand` gives: the factor of its source, as in open_clip, however many shards that has."""
+    sources, each = pattern.split(BETWEEN_SOURCES), factors.split(BETWEEN_SOURCES)
+    return [float(factor) for source, factor in zip(sources, each, strict=True) for _ in expand(source)]
 
 
 def pairs(shards: Iterable[str], tally: Tally) -> Iterator[Pair]:

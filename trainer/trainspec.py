@@ -81,9 +81,10 @@ class Fault:
 @dataclass(frozen=True, kw_only=True)
 class Data:
     __pydantic_config__: ClassVar = STRICT
-    train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar
+    train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar; several sources: x::y
     train_num_samples: Count  # samples of one virtual epoch, before rounding up by batch, ranks and workers
     dataset_resampled: bool = False  # shards drawn with replacement
+    train_data_upsampling_factors: Text | None = None  # 2::1: a shard of the first source is drawn twice as often
     workers: CountOrZero = 4  # data-loader processes a rank; part of the epoch's length, as in open_clip
     max_bad_fraction: Fraction = 0.01  # samples that cannot be used, before the run is refused
 

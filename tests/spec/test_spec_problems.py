@@ -88,6 +88,24 @@ ONE_MISTAKE = [
         "train.data.train_data=/x/{0..9999999}.tar: must not name more than 1,000,000 files",
     ),
     (
+        "train.data.train_data=/x/0.tar::pipe:cat /etc/passwd",
+        'train.data.train_data="pipe:cat /etc/passwd": must be a file; pipe: and URLs are not read: '
+        "copy it to a disk that all ranks see",
+    ),
+    (
+        "train.data.train_data_upsampling_factors=2::1",
+        "train.data.train_data_upsampling_factors=2::1: must be as many as train.data.train_data has sources, "
+        "which is 1",
+    ),
+    *(
+        (
+            f"train.data.train_data_upsampling_factors={factor}",
+            f"train.data.train_data_upsampling_factors={factor}: must be numbers above 0 with :: between them, "
+            "such as 2::1",
+        )
+        for factor in ("0", "-1", "inf", "nan", "twice")
+    ),
+    (
         "train.zeroshot.classes=digit",
         "train.zeroshot.classes=digit: must be one of imagenet, digits; did you mean digits?",
     ),
@@ -161,6 +179,15 @@ def test_a_rule_that_rests_on_a_wrong_value_waits_for_it() -> None:
     )
 
 
+def test_factors_are_for_shards_that_are_drawn() -> None:
+    drawn = ("train.data.train_data=/x/{0..9}.tar::/y/{0..9}.tar", "train.data.train_data_upsampling_factors=2::0.5")
+    assert resolve("demo", sets=drawn).train.data.train_data_upsampling_factors == "2::0.5"
+    assert problems(*drawn, "train.data.dataset_resampled=false") == (
+        "train.data.train_data_upsampling_factors=2::0.5: is by what shards are drawn; "
+        "train.data.dataset_resampled=true draws them",
+    )
+
+
 def test_what_is_missing_is_named_with_an_example(spec_file: Callable[..., str]) -> None:
     file = spec_file("cluster: local\ntrain: {data: {train_num_samples: 10}}\n")
     assert problems(argument=file) == (
@@ -209,6 +236,13 @@ def test_a_few_missing_shards_are_named(tmp_path: Path) -> None:
     spec = resolve("demo", sets=[f"train.data.train_data={pattern}", "train.zeroshot=null"])
     (line,) = missing_data(spec)
     assert line.endswith(f"2 of 4 files are not there: {tmp_path}/shards/1.tar, {tmp_path}/shards/3.tar")
+
+
+def test_all_sources_are_looked_for(tmp_path: Path) -> None:
+    make(tmp_path / "a", "0.tar", "1.tar")
+    pattern = f"{tmp_path}/a/{{0..1}}.tar::{tmp_path}/b/0.tar"
+    (line,) = missing_data(resolve("demo", sets=[f"train.data.train_data={pattern}", "train.zeroshot=null"]))
+    assert line.endswith(f": 1 of 3 files are not there: {tmp_path}/b/0.tar")
 
 
 def test_without_replacement_every_reader_needs_a_shard(tmp_path: Path) -> None:

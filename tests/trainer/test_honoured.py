@@ -51,6 +51,12 @@ def optim(**changes: Any) -> dict[str, Any]:
     return {"optim": dataclasses.replace(Optim(lr=1e-3, warmup=5), **changes)}
 
 
+def two_sources(digits: Path) -> str:
+    return f"{digits}/train-{{000000..000003}}.tar::{digits}/train-{{000004..000007}}.tar"
+
+
+UPSAMPLED = {"train_data_upsampling_factors": "1::100"}
+
 CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "engine": lambda digits: {"engine": Engine.REHEARSAL},
     "precision": lambda digits: {"precision": Precision.AMP_BF16},
@@ -60,6 +66,7 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "data.train_data": lambda digits: {"data": {"train_data": f"{digits}/train-000000.tar"}},
     "data.train_num_samples": lambda digits: {"data": {"train_num_samples": 64}},
     "data.dataset_resampled": lambda digits: {"data": {"dataset_resampled": False}},
+    "data.train_data_upsampling_factors": lambda digits: {"data": UPSAMPLED | {"train_data": two_sources(digits)}},
     "data.workers": lambda digits: {"data": {"workers": 2}},
     "optim.lr": lambda digits: optim(lr=2e-3),
     "optim.beta1": lambda digits: optim(beta1=0.5),
@@ -81,7 +88,7 @@ def test_it_changes_the_losses(field: str, base: Started, digits: Path, tmp_path
     assert [loss for loss, _ in changed.losses().values()] != [loss for loss, _ in base.losses().values()]
 
 
-WITHOUT_FILES = {"data.train_data", "data.dataset_resampled"}  # pairs are made up
+WITHOUT_FILES = {"data.train_data", "data.dataset_resampled", "data.train_data_upsampling_factors"}  # pairs are made up
 OPEN_CLIPS_MODEL = {"force_patch_dropout", "force_image_size", "force_quick_gelu"}
 
 
