@@ -74,7 +74,7 @@ class Source:
         rng = random.Random(reader.seed_for("samples"))
         shuffle = filters.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_INITIAL, rng=rng)
         for shards in passes(self.shards, reader, resampled=self.spec.data.dataset_resampled, weights=self.weights):
-            yield from shuffle(pairs(shards, tally))
+            yield from shuffle(pairs(shards, tally, self.spec.data.max_punsafe))
 
 
 class _Worker(IterableDataset):  # type: ignore[type-arg]

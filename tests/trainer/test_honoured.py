@@ -197,6 +197,7 @@ SHOWN_ABOVE = {
     "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad", "rehearsal.step_seconds",
 }  # fmt: skip
 SHOWN_ELSEWHERE = {
+    "data.max_punsafe": "test_safe_subset.py",
     "zeroshot.batch_size": "test_zeroshot.py",
     "zeroshot.classes": "test_zeroshot.py",
     "faults": "test_attempt.py, test_rehearsal.py",
