@@ -1,4 +1,4 @@
-"""Which shards a data-loader worker reads, in which order: a pure function of the numbers in `Reader`.
+"""Which shards (or rows) a data-loader worker reads, in which order: a pure function of the numbers in `Reader`.
 
 Nothing here is remembered, so nothing has to be saved: whoever has the same numbers gets the same data.
 """
@@ -10,6 +10,9 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def seed_for(*words: int | str) -> int:
@@ -36,8 +39,8 @@ class Reader:
 
 
 def passes(
-    shards: Sequence[str], reader: Reader, *, resampled: bool, weights: Sequence[float] | None = None
-) -> Iterator[Iterable[str]]:
+    shards: Sequence[T], reader: Reader, *, resampled: bool, weights: Sequence[float] | None = None
+) -> Iterator[Iterable[T]]:
     """What the reader goes through, pass after pass, without end; samples are not mixed across passes.
 
     resampled: one endless pass of draws with replacement, each reader's own, in proportion to the shards' weights where
@@ -52,7 +55,7 @@ def passes(
         yield order[reader.rank :: reader.ranks][reader.worker :: reader.workers]
 
 
-def _draws(shards: Sequence[str], reader: Reader, weights: Sequence[float] | None) -> Iterator[str]:
+def _draws(shards: Sequence[T], reader: Reader, weights: Sequence[float] | None) -> Iterator[T]:
     draw = random.Random(reader.seed_for("shards"))
     bounds = list(itertools.accumulate(weights)) if weights else None
     while True:

@@ -14,6 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 import braceexpand
@@ -39,8 +40,8 @@ class DataError(Unusable):
 
 @dataclass(frozen=True)
 class Pair:
-    shard: str
-    image: bytes
+    shard: str  # the file that is told where it cannot be used
+    image: bytes | Path  # encoded, or where
     text: bytes
 
 

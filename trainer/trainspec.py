@@ -58,6 +58,19 @@ class Schedule(StrEnum):
     CONST = "const"
 
 
+class DatasetType(StrEnum):
+    WEBDATASET = "webdataset"
+    CSV = "csv"  # a file with a header, a row for each pair
+    SYNTHETIC = "synthetic"  # one black image, one caption; train_data is not read
+
+
+class Separator(StrEnum):
+    TAB = r"\t"
+    COMMA = ","
+    SEMICOLON = ";"
+    BAR = "|"
+
+
 class FaultKind(StrEnum):
     OVERFLOW = "overflow"  # in every attempt, from its place on: float16 overflows, bfloat16 and float32 do not notice
     PLATEAU = "plateau"  # the same, but float16 underflows: all images look alike, the loss goes to chance and stays
@@ -82,6 +95,10 @@ class Fault:
 class Data:
     __pydantic_config__: ClassVar = STRICT
     train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar; several sources: x::y
+    dataset_type: DatasetType = DatasetType.WEBDATASET
+    csv_separator: Separator = Separator.TAB
+    csv_img_key: Text = "filepath"  # the column of paths, absolute or relative to the file's folder
+    csv_caption_key: Text = "title"
     train_num_samples: Count  # samples of one virtual epoch, before rounding up by batch, ranks and workers
     dataset_resampled: bool = False  # shards drawn with replacement
     train_data_upsampling_factors: Text | None = None  # 2::1: a shard of the first source is drawn twice as often

@@ -14,7 +14,7 @@ from clipctl.spec.run import RunSpec
 from clipctl.spec.shards import BETWEEN_SOURCES, expand, sources
 from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
-from trainer.contract import Engine, Schedule
+from trainer.contract import DatasetType, Engine, Schedule
 from trainer.schedule import Geometry
 
 TRAIN_DATA = "train.data.train_data"
@@ -29,6 +29,7 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     yield from _retention(spec)
     yield from _warmup(spec)
     yield from _faults(spec)
+    yield from _shards_alone(spec)
     yield from _sources(spec)
     yield from option_rules(spec.slurm)
     for path, text in _paths(spec):
@@ -42,7 +43,7 @@ def missing_data(spec: RunSpec) -> tuple[str, ...]:
     """What a launch would not find on this machine's disks, one line each; for a look right before the launch."""
     if spec.train.engine is Engine.REHEARSAL:  # makes its own pairs
         return ()
-    problems = list(_shards(spec))
+    problems = list(_LOOKS[spec.train.data.dataset_type](spec))
     zeroshot = spec.train.zeroshot
     if zeroshot is not None and next(_absent(zeroshot.data), None) is not None:
         problems.append(refused(ZEROSHOT_DATA, zeroshot.data, "is not there; train.zeroshot=null trains without"))
@@ -62,6 +63,19 @@ def _shards(spec: RunSpec) -> Iterator[Problem]:
     if not data.dataset_resampled and wanted < readers:
         rule = f"has {wanted} shards for {readers} readers (ranks x workers); fewer workers, or dataset_resampled=true"
         yield refused(TRAIN_DATA, data.train_data, rule)
+
+
+def _csv(spec: RunSpec) -> Iterator[Problem]:
+    file = spec.train.data.train_data
+    if not Path(file).is_file():
+        yield refused(TRAIN_DATA, file, "is no file that is there; a csv set is one file with a header")
+
+
+def _nothing(spec: RunSpec) -> Iterator[Problem]:
+    return iter(())
+
+
+_LOOKS = {DatasetType.WEBDATASET: _shards, DatasetType.CSV: _csv, DatasetType.SYNTHETIC: _nothing}
 
 
 def _absent(pattern: str) -> Iterator[str]:
@@ -97,6 +111,14 @@ def _faults(spec: RunSpec) -> Iterator[Problem]:
             yield refused(f"{path}.rank", fault.rank, rule, ("train.faults", "resources"))
 
 
+def _shards_alone(spec: RunSpec) -> Iterator[Problem]:
+    data = spec.train.data
+    for name in ("train_data_upsampling_factors", "max_punsafe"):
+        if (value := getattr(data, name)) is not None and data.dataset_type is not DatasetType.WEBDATASET:
+            rule = f"is for webdataset shards, not for train.data.dataset_type={data.dataset_type}"
+            yield refused(f"train.data.{name}", value, rule, ("train.data.dataset_type",))
+
+
 def _sources(spec: RunSpec) -> Iterator[Problem]:
     data = spec.train.data
     if data.train_data_upsampling_factors is None:
@@ -121,8 +143,8 @@ def _is_factor(text: str) -> bool:
 
 
 def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
-    for source in sources(spec.train.data.train_data):
-        yield TRAIN_DATA, source
+    if spec.train.data.dataset_type is not DatasetType.SYNTHETIC:
+        yield from ((TRAIN_DATA, source) for source in sources(spec.train.data.train_data))
     if spec.train.zeroshot is not None:
         yield ZEROSHOT_DATA, spec.train.zeroshot.data
     if spec.root is not None:

@@ -106,6 +106,14 @@ ONE_MISTAKE = [
         for factor in ("0", "-1", "inf", "nan", "twice")
     ),
     (
+        "train.data.dataset_type=cvs",
+        "train.data.dataset_type=cvs: must be one of webdataset, csv, synthetic; did you mean csv?",
+    ),
+    (
+        "train.data.csv_separator=;;",
+        r"train.data.csv_separator=;;: must be one of \\t, ,, ;, |; did you mean ;?",
+    ),
+    (
         "train.zeroshot.classes=digit",
         "train.zeroshot.classes=digit: must be one of imagenet, digits; did you mean digits?",
     ),
@@ -188,6 +196,13 @@ def test_factors_are_for_shards_that_are_drawn() -> None:
     )
 
 
+def test_what_is_for_shards_is_refused_with_other_sets() -> None:
+    sets = ("train.data.dataset_type=csv", "train.data.max_punsafe=0.5")
+    assert problems(*sets) == (
+        "train.data.max_punsafe=0.5: is for webdataset shards, not for train.data.dataset_type=csv",
+    )
+
+
 def test_what_is_missing_is_named_with_an_example(spec_file: Callable[..., str]) -> None:
     file = spec_file("cluster: local\ntrain: {data: {train_num_samples: 10}}\n")
     assert problems(argument=file) == (
@@ -262,6 +277,16 @@ def test_zero_shot_data_that_is_not_there(tmp_path: Path) -> None:
     assert line == f"train.zeroshot.data={tmp_path}/val: is not there; train.zeroshot=null trains without"
     make(tmp_path / "val")
     assert missing_data(spec) == ()
+
+
+def test_a_csv_set_is_one_file_and_a_synthetic_one_is_none(tmp_path: Path) -> None:
+    sets = [f"train.data.train_data={tmp_path}/pairs.csv", "train.zeroshot=null", "train.data.dataset_type=csv"]
+    (line,) = missing_data(resolve("demo", sets=[*sets, "train.data.csv_separator=,"]))
+    assert line.endswith("pairs.csv: is no file that is there; a csv set is one file with a header")
+    make(tmp_path, "pairs.csv")
+    assert missing_data(resolve("demo", sets=sets)) == ()
+    nothing = ["train.data.train_data=none", "train.zeroshot=null", "train.data.dataset_type=synthetic"]
+    assert missing_data(patched(resolve("demo", sets=nothing), {"train.data.workers": 1})) == ()
 
 
 def test_a_rehearsal_makes_its_own_data(tmp_path: Path) -> None:

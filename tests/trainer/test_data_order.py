@@ -12,6 +12,7 @@ import torch
 
 from tests.trainer.shard_files import loading, numbers, spec, texts, write_shards
 from trainer.order import Reader, passes, seed_for
+from trainer.sets import Shards
 from trainer.shards import DataError, Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -97,7 +98,7 @@ def test_each_step_takes_the_next_pairs_of_the_worker_whose_turn_it_is(tmp_path:
     with loading(train, workers=3, origin=origin) as loader:
         epoch = texts(loader, 1, origin)
         readers = [Reader(train.seed, 1, origin, 0, 1, worker, 3) for worker in range(3)]
-        streams = [loader.source.shuffled(reader, Tally()) for reader in readers]
+        streams = [loader.source.pairs.stream(reader, Tally()) for reader in readers]
     for step, batch in enumerate(epoch, start=origin):
         assert batch == [int(pair.text.split()[1]) for pair in itertools.islice(streams[step % 3], 4)]
 
@@ -144,7 +145,9 @@ def test_a_shard_is_drawn_as_often_as_its_sources_factor_says(tmp_path: Path) ->
     few, many = write_shards(tmp_path / "few", shards=2, pairs=4), write_shards(tmp_path / "many", shards=6, pairs=4)
     both = {"dataset_resampled": True, "train_data_upsampling_factors": "9::1"}
     with loading(spec(f"{few}::{many}", samples=16, batch_size=4, **both)) as loader:
-        shards, weights = loader.source.shards, loader.source.weights
+        pairs = loader.source.pairs
+    assert isinstance(pairs, Shards)
+    shards, weights = pairs.paths, pairs.weights
     assert weights == [9.0] * 2 + [1.0] * 6
     drawn = passes(shards, Reader(0, 1, 0, 0, 1, 0, 1), resampled=True, weights=weights)
     counts = Counter(Path(shard).parent.name for shard in itertools.islice(next(drawn), 2400))

@@ -18,6 +18,7 @@ from trainer import models
 from trainer.clip import contrastive_loss, data_parallel
 from trainer.contract import (
     Classes,
+    DatasetType,
     Engine,
     ExitCode,
     Loss,
@@ -67,6 +68,7 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "data.train_num_samples": lambda digits: {"data": {"train_num_samples": 64}},
     "data.dataset_resampled": lambda digits: {"data": {"dataset_resampled": False}},
     "data.train_data_upsampling_factors": lambda digits: {"data": UPSAMPLED | {"train_data": two_sources(digits)}},
+    "data.dataset_type": lambda digits: {"data": {"dataset_type": DatasetType.SYNTHETIC}},
     "data.workers": lambda digits: {"data": {"workers": 2}},
     "optim.lr": lambda digits: optim(lr=2e-3),
     "optim.beta1": lambda digits: optim(beta1=0.5),
@@ -88,7 +90,12 @@ def test_it_changes_the_losses(field: str, base: Started, digits: Path, tmp_path
     assert [loss for loss, _ in changed.losses().values()] != [loss for loss, _ in base.losses().values()]
 
 
-WITHOUT_FILES = {"data.train_data", "data.dataset_resampled", "data.train_data_upsampling_factors"}  # pairs are made up
+WITHOUT_FILES = {
+    "data.train_data",
+    "data.dataset_type",
+    "data.dataset_resampled",
+    "data.train_data_upsampling_factors",
+}  # pairs are made up
 OPEN_CLIPS_MODEL = {"force_patch_dropout", "force_image_size", "force_quick_gelu"}
 
 
@@ -198,6 +205,9 @@ SHOWN_ABOVE = {
 }  # fmt: skip
 SHOWN_ELSEWHERE = {
     "data.max_punsafe": "test_safe_subset.py",
+    "data.csv_separator": "test_sets.py",
+    "data.csv_img_key": "test_sets.py",
+    "data.csv_caption_key": "test_sets.py",
     "zeroshot.batch_size": "test_zeroshot.py",
     "zeroshot.classes": "test_zeroshot.py",
     "faults": "test_attempt.py, test_rehearsal.py",
