@@ -128,6 +128,7 @@ class Loss:
     __pydantic_config__: ClassVar = STRICT
     local_loss: bool = False  # each rank scores its own images and texts against all others'
     gather_with_grad: bool = False
+    siglip: bool = False  # each pair is judged by itself, against a learned bias; the two above do not apply
 
 
 class Classes(StrEnum):

@@ -78,6 +78,7 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "optim.warmup": lambda digits: optim(warmup=2),
     "optim.lr_scheduler": lambda digits: optim(warmup=1, lr_scheduler=Schedule.CONST),
     "optim.grad_clip_norm": lambda digits: optim(grad_clip_norm=0.01),
+    "loss.siglip": lambda digits: {"loss": Loss(siglip=True)},
     "force_patch_dropout": lambda digits: {"force_patch_dropout": 0.5},
     "force_image_size": lambda digits: {"force_image_size": 64},
     "force_quick_gelu": lambda digits: {"force_quick_gelu": True},
@@ -96,7 +97,7 @@ WITHOUT_FILES = {
     "data.dataset_resampled",
     "data.train_data_upsampling_factors",
 }  # pairs are made up
-OPEN_CLIPS_MODEL = {"force_patch_dropout", "force_image_size", "force_quick_gelu"}
+OPEN_CLIPS_MODEL = {"loss.siglip", "force_patch_dropout", "force_image_size", "force_quick_gelu"}
 
 
 @pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - OPEN_CLIPS_MODEL - {"engine"}))
