@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from open_clip import ClipLoss
+from open_clip.loss import SigLipLoss
 from torch import nn
 
 from trainer.contract import FaultKind, Loss, Precision, TrainSpec
@@ -26,7 +27,7 @@ PREFIX = "module."  # open_clip strips it when it runs alone, but cannot add it
 
 
 class ClipTrainee:
-    """`model` is open_clip's own, already on `device`; `loss` its ClipLoss for these ranks."""
+    """`model` is open_clip's own, already on `device`; `loss` one of `loss_of` for these ranks."""
 
     def __init__(self, spec: TrainSpec, model: nn.Module, loss: nn.Module, device: torch.device, rank: int, ranks: int):
         self._spec, self._device, self._rank = spec, device, rank
@@ -157,6 +158,23 @@ def _weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def _size(tensor: torch.Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "one number"
+
+
+class SigmoidLoss(nn.Module):
+    """open_clip's SigLipLoss, with the bias that `model` learns beside its scale."""
+
+    def __init__(self, model: nn.Module, rank: int, ranks: int) -> None:
+        super().__init__()
+        self._loss = SigLipLoss(rank=rank, world_size=ranks)
+        self._bias = lambda: model.logit_bias  # no module of this one: the model stays whose it is
+
+    def forward(self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self._loss(images, texts, logit_scale, self._bias())
+        return loss
+
+
+def loss_of(options: Loss, model: nn.Module, rank: int, ranks: int) -> nn.Module:
+    return SigmoidLoss(model, rank, ranks) if options.siglip else contrastive_loss(options, rank, ranks)
 
 
 def contrastive_loss(options: Loss, rank: int, ranks: int) -> nn.Module:

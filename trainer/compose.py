@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -71,8 +72,8 @@ def _decode(pair: Pair, preprocess: Preprocess, tokenizer: Tokenizer, tally: Tal
         return None
 
 
-def open_image(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as image:
+def open_image(content: bytes | Path) -> Image.Image:
+    with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
         return image.convert("RGB")
 
 

@@ -26,6 +26,7 @@ from trainer.trainspec import (
     Count as Count,
     CountOrZero as CountOrZero,
     Data as Data,
+    DatasetType as DatasetType,
     Engine as Engine,
     Fault as Fault,
     FaultKind as FaultKind,
@@ -38,6 +39,7 @@ from trainer.trainspec import (
     Rehearsal as Rehearsal,
     Save as Save,
     Schedule as Schedule,
+    Separator as Separator,
     TrainSpec as TrainSpec,
     ZeroShot as ZeroShot,
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import multiprocessing
-import random
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +18,14 @@ from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset import filters
 
 from trainer.compose import Batch, Preprocess, Tokenizer, compose
 from trainer.contract import Stream, TrainSpec
-from trainer.order import Reader, passes
+from trainer.order import Reader
 from trainer.schedule import Geometry
-from trainer.shards import DataError, Pair, Tally, expand, pairs
+from trainer.sets import PairSet, pair_set
+from trainer.shards import DataError, Tally
 
-SHUFFLE_BUFFER, SHUFFLE_INITIAL = 5000, 1000  # samples; open_clip's
 # slurmstepd signals every process of a step, and it is the rank that has to answer
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -36,7 +34,7 @@ IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2
 class Source:
     """What a rank reads, and how; the same in all its workers."""
 
-    shards: list[str]
+    pairs: PairSet
     spec: TrainSpec
     rank: int
     stream: Stream
@@ -57,7 +55,7 @@ class Source:
         """Those of one worker from `first_step` to the end of the epoch: steps worker, worker + W, worker + 2W, ..."""
         reader = Reader(self.spec.seed, epoch, origin, self.rank, self.stream.ranks, worker, self.workers)
         tally = Tally()
-        stream = self.shuffled(reader, tally)
+        stream = self.pairs.stream(reader, tally)
         done = 0
         for step in range(worker, self.steps_per_epoch, self.workers):
             if step < origin:
@@ -68,12 +66,6 @@ class Source:
             else:
                 yield compose(window, reader.seed_for("augment", done), self.preprocess, self.tokenizer, tally)
             done += 1
-
-    def shuffled(self, reader: Reader, tally: Tally) -> Iterator[Pair]:
-        rng = random.Random(reader.seed_for("samples"))
-        shuffle = filters.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_INITIAL, rng=rng)
-        for shards in passes(self.shards, reader, resampled=self.spec.data.dataset_resampled):
-            yield from shuffle(pairs(shards, tally))
 
 
 class _Worker(IterableDataset):  # type: ignore[type-arg]
@@ -112,9 +104,9 @@ class Loader:
         *,
         pin_memory: bool = False,
     ) -> None:
-        self.source = Source(expand(spec.data.train_data), spec, rank, stream, preprocess, tokenizer)
+        self.source = Source(pair_set(spec.data), spec, rank, stream, preprocess, tokenizer)
         self.pin_memory = pin_memory
-        self._check_shards()
+        self._check_parts()
         self._origin_epoch: int | None = None
         self._next: tuple[int, int] | None = None  # (epoch, step) of what the running workers give next
         self._arriving: Iterator[Batch | DataError] = iter(())
@@ -122,13 +114,12 @@ class Loader:
         # multiprocessing's own exit handler would wait for ever for processes that ignore SIGTERM
         atexit.register(self.close)
 
-    def _check_shards(self) -> None:
-        source, data = self.source, self.source.spec.data
-        readers = source.stream.ranks * source.workers
-        if not data.dataset_resampled and len(source.shards) < readers:
+    def _check_parts(self) -> None:
+        source, ranks = self.source, self.source.stream.ranks
+        if too_few := source.pairs.lacks(ranks * source.workers):
             raise DataError(
-                f"{data.train_data}: {len(source.shards)} shards for {source.stream.ranks} ranks with {source.workers} "
-                "workers each; use fewer workers or dataset_resampled: true"
+                f"{source.spec.data.train_data}: {too_few} for {ranks} ranks with {source.workers} workers each; "
+                "use fewer workers or dataset_resampled: true"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Which shards a data-loader worker reads, in which order: a pure function of the numbers in `Reader`.
+"""Which shards (or rows) a data-loader worker reads, in which order: a pure function of the numbers in `Reader`.
 
 Nothing here is remembered, so nothing has to be saved: whoever has the same numbers gets the same data.
 """
@@ -10,6 +10,9 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def seed_for(*words: int | str) -> int:
@@ -35,21 +38,25 @@ class Reader:
         return seed_for(self.seed, self.epoch, self.origin, self.rank, self.worker, *words)
 
 
-def passes(shards: Sequence[str], reader: Reader, *, resampled: bool) -> Iterator[Iterable[str]]:
+def passes(
+    shards: Sequence[T], reader: Reader, *, resampled: bool, weights: Sequence[float] | None = None
+) -> Iterator[Iterable[T]]:
     """What the reader goes through, pass after pass, without end; samples are not mixed across passes.
 
-    resampled: one endless pass of draws with replacement, each reader's own. Otherwise pass n of all readers together
+    resampled: one endless pass of draws with replacement, each reader's own, in proportion to the shards' weights where
+    they have some. Otherwise pass n of all readers together
     is one permutation of all shards, dealt like open_clip does: first among ranks, then among workers.
     """
     if resampled:
-        yield _draws(shards, reader)
+        yield _draws(shards, reader, weights)
     for number in itertools.count():
         order = list(shards)
         random.Random(seed_for(reader.seed, reader.epoch, reader.origin, "shards", number)).shuffle(order)
         yield order[reader.rank :: reader.ranks][reader.worker :: reader.workers]
 
 
-def _draws(shards: Sequence[str], reader: Reader) -> Iterator[str]:
+def _draws(shards: Sequence[T], reader: Reader, weights: Sequence[float] | None) -> Iterator[T]:
     draw = random.Random(reader.seed_for("shards"))
+    bounds = list(itertools.accumulate(weights)) if weights else None
     while True:
-        yield draw.choice(shards)
+        yield draw.choices(shards, cum_weights=bounds)[0] if bounds else draw.choice(shards)

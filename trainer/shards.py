@@ -14,17 +14,20 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from trainer.safety import why_left_out
 from trainer.unusable import Unusable
 
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's
 TEXT_SUFFIX = "txt"
+BETWEEN_SOURCES = "::"  # open_clip's and webdataset's
 FRUITLESS_SHARDS = 100  # in a row without one pair: not damage, a wrong path or a dead file system
 TAR_BLOCK = 512  # bytes
 
@@ -37,8 +40,8 @@ class DataError(Unusable):
 
 @dataclass(frozen=True)
 class Pair:
-    shard: str
-    image: bytes
+    shard: str  # the file that is told where it cannot be used
+    image: bytes | Path  # encoded, or where
     text: bytes
 
 
@@ -51,6 +54,8 @@ class Tally:
     cut: str = ""  # the shard whose tail was lost last
     fruitless: int = 0  # shards in a row without a pair
     told: set[str] = field(default_factory=set)
+    left_out: Counter[str] = field(default_factory=Counter)  # of the shard that is read: sound samples, by why
+    told_left_out: set[str] = field(default_factory=set)
 
     def reject(self, shard: str, reason: object) -> None:
         self.bad[shard] += 1
@@ -63,6 +68,18 @@ class Tally:
         self.cut = shard
         self.reject(shard, reason)
 
+    def end(self, shard: str, found: int) -> None:
+        """A shard has been read to its end and gave `found` pairs. DataError: so many in a row gave none."""
+        why = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+        self.left_out.clear()
+        if why and shard not in self.told_left_out:
+            self.told_left_out.add(shard)
+            log.warning("%s: left out %s (told once)", shard, why)
+        self.fruitless = 0 if found else self.fruitless + 1
+        if self.fruitless == FRUITLESS_SHARDS:
+            told = f"{FRUITLESS_SHARDS} shards in a row gave no image-text pair, at last {shard}"
+            raise DataError(told + (f", left out of it: {why}" if why else ""))
+
     def take(self) -> tuple[Mapping[str, int], int]:
         """(bad by shard, seen), starting again from zero."""
         taken = dict(self.bad), self.seen
@@ -71,28 +88,35 @@ class Tally:
 
 
 def expand(pattern: str) -> list[str]:
-    """The paths of a brace pattern, `/data/{00000..23295}.tar`. Local files only."""
-    shards = list(braceexpand.braceexpand(pattern))
+    """The paths of a brace pattern, `/data/{00000..23295}.tar`, or of several, `x::y`. Local files only."""
+    shards = [shard for source in pattern.split(BETWEEN_SOURCES) for shard in braceexpand.braceexpand(source)]
     for shard in shards:
         if re.match(r"pipe:|[a-zA-Z][\w+.-]*://", shard):
             raise DataError(f"{shard}: shards are read from files only, without pipe: or another scheme")
     return shards
 
 
-def pairs(shards: Iterable[str], tally: Tally) -> Iterator[Pair]:
-    """All image-text pairs, in the order of the shards."""
+def weights(pattern: str, factors: str) -> list[float]:
+    """Of each shard that `expand` gives: the factor of its source, as in open_clip, however many shards that has."""
+    sources, each = pattern.split(BETWEEN_SOURCES), factors.split(BETWEEN_SOURCES)
+    return [float(factor) for source, factor in zip(sources, each, strict=True) for _ in expand(source)]
+
+
+def pairs(shards: Iterable[str], tally: Tally, max_punsafe: float | None = None) -> Iterator[Pair]:
+    """All image-text pairs, in the order of the shards; with `max_punsafe` those that are known to be safe."""
     for shard in shards:
         found = 0
         for sample in samples(shard, tally):
             image = image_of(sample)
-            if image is not None and TEXT_SUFFIX in sample:
+            if image is None or TEXT_SUFFIX not in sample:
+                if tally.cut != shard:  # else the rest of it went with the tail, which is counted
+                    tally.reject(shard, f"sample {sample['__key__']} has no {'image' if image is None else 'text'}")
+            elif max_punsafe is not None and (reason := why_left_out(sample, max_punsafe)):
+                tally.left_out[reason] += 1
+            else:
                 found += 1
                 yield Pair(shard, image, sample[TEXT_SUFFIX])
-            elif tally.cut != shard:  # else the rest of it went with the tail, which is counted
-                tally.reject(shard, f"sample {sample['__key__']} has no {'image' if image is None else 'text'}")
-        tally.fruitless = 0 if found else tally.fruitless + 1
-        if tally.fruitless == FRUITLESS_SHARDS:
-            raise DataError(f"{FRUITLESS_SHARDS} shards in a row gave no image-text pair, at last {shard}")
+        tally.end(shard, found)
 
 
 def image_of(sample: Mapping[str, Any]) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import IO, Any
 
 import open_clip
 import torch
+from torch import nn
 
 from trainer.charts import tensorboard as open_charts
-from trainer.clip import ClipTrainee, contrastive_loss
+from trainer.clip import ClipTrainee, loss_of
 from trainer.contract import TrainSpec
 from trainer.data import Loader
 from trainer.models import register_models
@@ -24,6 +26,8 @@ from trainer.unusable import Unusable
 from trainer.zeroshot import EvaluationError, zero_shot
 
 __all__ = ["equip", "open_charts", "read", "write"]
+
+SIGLIP = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}  # where open_clip begins with the sigmoid loss
 
 
 def write(payload: Mapping[str, Any], file: IO[bytes]) -> None:
@@ -53,12 +57,10 @@ class TorchEquipment:
         register_models()
         _refuse_unknown(self.spec.model)
         torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
-        self._model, self._preprocess_train, self._preprocess_val = open_clip.create_model_and_transforms(
-            self.spec.model, device=self._device, precision="fp32"
-        )
+        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, self._device)
         self._tokenizer = open_clip.get_tokenizer(self.spec.model)
         rank, count = self.ranks.rank, self.ranks.count
-        loss = contrastive_loss(self.spec.loss, rank, count)
+        loss = loss_of(self.spec.loss, self._model, rank, count)
         self.trainee = ClipTrainee(self.spec, self._model, loss, self._device, rank, count)
         if not state:
             return ()
@@ -102,6 +104,25 @@ class TorchEquipment:
             "top5": sum(share.top5 for share, _ in shares) / samples,
             "samples": samples,
         }
+
+
+def create(spec: TrainSpec, device: torch.device) -> tuple[nn.Module, Any, Any]:
+    """open_clip's model as the spec has it, and its transforms of images for training and for evaluation."""
+    model, preprocess_train, preprocess_val = open_clip.create_model_and_transforms(
+        spec.model,
+        device=device,
+        precision="fp32",
+        force_quick_gelu=spec.force_quick_gelu,
+        force_patch_dropout=spec.force_patch_dropout,
+        force_image_size=spec.force_image_size,
+        **(SIGLIP if spec.loss.siglip else {}),
+    )
+    if spec.force_patch_dropout and not any("PatchDropout" in type(module).__name__ for module in model.modules()):
+        rule = "its image tower drops no patches; train.force_patch_dropout=null"
+        raise Unusable(f"train.force_patch_dropout={spec.force_patch_dropout:g}: {spec.model}: {rule}")
+    if spec.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model, preprocess_train, preprocess_val
 
 
 def _refuse_unknown(model: str) -> None:

@@ -58,6 +58,19 @@ class Schedule(StrEnum):
     CONST = "const"
 
 
+class DatasetType(StrEnum):
+    WEBDATASET = "webdataset"
+    CSV = "csv"  # a file with a header, a row for each pair
+    SYNTHETIC = "synthetic"  # one black image, one caption; train_data is not read
+
+
+class Separator(StrEnum):
+    TAB = r"\t"
+    COMMA = ","
+    SEMICOLON = ";"
+    BAR = "|"
+
+
 class FaultKind(StrEnum):
     OVERFLOW = "overflow"  # in every attempt, from its place on: float16 overflows, bfloat16 and float32 do not notice
     PLATEAU = "plateau"  # the same, but float16 underflows: all images look alike, the loss goes to chance and stays
@@ -81,9 +94,16 @@ class Fault:
 @dataclass(frozen=True, kw_only=True)
 class Data:
     __pydantic_config__: ClassVar = STRICT
-    train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar
+    train_data: Text  # webdataset shards, braces allowed: /data/laion2B-en/{00000..23295}.tar; several sources: x::y
+    dataset_type: DatasetType = DatasetType.WEBDATASET
+    csv_separator: Separator = Separator.TAB
+    csv_img_key: Text = "filepath"  # the column of paths, absolute or relative to the file's folder
+    csv_caption_key: Text = "title"
     train_num_samples: Count  # samples of one virtual epoch, before rounding up by batch, ranks and workers
     dataset_resampled: bool = False  # shards drawn with replacement
+    train_data_upsampling_factors: Text | None = None  # 2::1: a shard of the first source is drawn twice as often
+    max_punsafe: Positive | None = None  # only samples whose json tag `punsafe` is below it; without the tag: left out
+    max_punsafe: Positive | None = None  # only samples whose json tag `punsafe` is below it; without the tag: left out
     workers: CountOrZero = 4  # data-loader processes a rank; part of the epoch's length, as in open_clip
     max_bad_fraction: Fraction = 0.01  # samples that cannot be used, before the run is refused
 
@@ -108,6 +128,7 @@ class Loss:
     __pydantic_config__: ClassVar = STRICT
     local_loss: bool = False  # each rank scores its own images and texts against all others'
     gather_with_grad: bool = False
+    siglip: bool = False  # each pair is judged by itself, against a learned bias; the two above do not apply
 
 
 class Classes(StrEnum):
@@ -155,6 +176,10 @@ class TrainSpec:
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
     seed: CountOrZero = 0
     ddp_static_graph: bool = False
+    grad_checkpointing: bool = False  # activations are computed again in the backward pass: less memory, more time
+    force_patch_dropout: Fraction | None = None  # of an image's patches, other ones each step; None: the model's own
+    force_image_size: Count | None = None  # pixels a side; None: the model's own
+    force_quick_gelu: bool = False
     log_every_n_steps: Count = 100
     optim: Optim = dataclasses.field(default_factory=Optim)
     loss: Loss = dataclasses.field(default_factory=Loss)

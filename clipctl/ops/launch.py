@@ -16,6 +16,7 @@ from clipctl.ops import execute
 from clipctl.ops.clock import Clock
 from clipctl.site import preflight, slurm
 from clipctl.spec import Cluster, RunSpec, cluster_of, default_cluster, load_cluster, missing_data, resolve
+from clipctl.spec.shards import sources
 from trainer.schedule import Geometry, learning_rate
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _digits_folder(spec: RunSpec) -> Path | None:
     """Where digits must be written first; None: nothing to prepare, or all files are there."""
     pattern, zeroshot = spec.train.data.train_data, spec.train.zeroshot
     ours = Path(pattern).name == DIGITS_SHARDS and (zeroshot is None or Path(zeroshot.data).name == DIGITS_TEST)
-    if spec.prepare != "digits" or not ours or not missing_data(spec):
+    if spec.prepare != "digits" or not ours or len(sources(pattern)) > 1 or not missing_data(spec):
         return None
     return Path(pattern).parent
 

@@ -10,16 +10,16 @@ from typing import Any
 from clipctl.domain import History
 from trainer.contract import Precision
 
-# What of a TrainSpec makes a difference to the numbers. The data's tolerance, evaluation, saving and logging do not.
-_NUMERICS = ("engine", "model", "precision", "tf32", "batch_size", "epochs", "seed", "optim", "loss", "faults")
-_DATA_ORDER = ("train_data", "train_num_samples", "dataset_resampled", "workers")
+# What of a TrainSpec makes no difference to the numbers; whatever else is in it does, also what a later version adds.
+_BESIDE_THE_NUMBERS = ("save", "zeroshot", "rehearsal", "log_every_n_steps", "ddp_static_graph", "grad_checkpointing")
+_TOLERANCE = ("max_bad_fraction",)  # of its data
 
 
 def settings_digest(train: Mapping[str, Any], ranks: int) -> str:
     """Of a TrainSpec as JSON: equal for two attempts whose steps from one checkpoint would be the same."""
-    settings = {name: train.get(name) for name in _NUMERICS}
-    settings |= {name: train.get("data", {}).get(name) for name in _DATA_ORDER} | {"ranks": ranks}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    settings = {name: value for name, value in train.items() if name not in _BESIDE_THE_NUMBERS}
+    settings["data"] = {name: value for name, value in train.get("data", {}).items() if name not in _TOLERANCE}
+    return hashlib.sha256(json.dumps(settings | {"ranks": ranks}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def settings_after(patch: Mapping[str, Any], history: History) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import deque
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from clipctl.spec.cluster import Cluster
 from clipctl.spec.run import RunSpec
-from clipctl.spec.shards import expand
+from clipctl.spec.shards import BETWEEN_SOURCES, expand, sources
 from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
-from trainer.contract import Engine, Schedule
+from trainer.contract import DatasetType, Engine, Schedule
 from trainer.schedule import Geometry
 
 TRAIN_DATA = "train.data.train_data"
+FACTORS = "train.data.train_data_upsampling_factors"
 ZEROSHOT_DATA = "train.zeroshot.data"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _LENGTH = ("train.data", "train.batch_size", "resources")  # what the number of steps of an epoch rests on
@@ -27,6 +29,8 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     yield from _retention(spec)
     yield from _warmup(spec)
     yield from _faults(spec)
+    yield from _shards_alone(spec)
+    yield from _sources(spec)
     yield from option_rules(spec.slurm)
     for path, text in _paths(spec):
         yield from _own_file(path, text)
@@ -39,7 +43,7 @@ def missing_data(spec: RunSpec) -> tuple[str, ...]:
     """What a launch would not find on this machine's disks, one line each; for a look right before the launch."""
     if spec.train.engine is Engine.REHEARSAL:  # makes its own pairs
         return ()
-    problems = list(_shards(spec))
+    problems = list(_LOOKS[spec.train.data.dataset_type](spec))
     zeroshot = spec.train.zeroshot
     if zeroshot is not None and next(_absent(zeroshot.data), None) is not None:
         problems.append(refused(ZEROSHOT_DATA, zeroshot.data, "is not there; train.zeroshot=null trains without"))
@@ -59,6 +63,19 @@ def _shards(spec: RunSpec) -> Iterator[Problem]:
     if not data.dataset_resampled and wanted < readers:
         rule = f"has {wanted} shards for {readers} readers (ranks x workers); fewer workers, or dataset_resampled=true"
         yield refused(TRAIN_DATA, data.train_data, rule)
+
+
+def _csv(spec: RunSpec) -> Iterator[Problem]:
+    file = spec.train.data.train_data
+    if not Path(file).is_file():
+        yield refused(TRAIN_DATA, file, "is no file that is there; a csv set is one file with a header")
+
+
+def _nothing(spec: RunSpec) -> Iterator[Problem]:
+    return iter(())
+
+
+_LOOKS = {DatasetType.WEBDATASET: _shards, DatasetType.CSV: _csv, DatasetType.SYNTHETIC: _nothing}
 
 
 def _absent(pattern: str) -> Iterator[str]:
@@ -94,8 +111,40 @@ def _faults(spec: RunSpec) -> Iterator[Problem]:
             yield refused(f"{path}.rank", fault.rank, rule, ("train.faults", "resources"))
 
 
+def _shards_alone(spec: RunSpec) -> Iterator[Problem]:
+    data = spec.train.data
+    for name in ("train_data_upsampling_factors", "max_punsafe"):
+        if (value := getattr(data, name)) is not None and data.dataset_type is not DatasetType.WEBDATASET:
+            rule = f"is for webdataset shards, not for train.data.dataset_type={data.dataset_type}"
+            yield refused(f"train.data.{name}", value, rule, ("train.data.dataset_type",))
+
+
+def _sources(spec: RunSpec) -> Iterator[Problem]:
+    data = spec.train.data
+    if data.train_data_upsampling_factors is None:
+        return
+    factors, count = data.train_data_upsampling_factors.split(BETWEEN_SOURCES), len(sources(data.train_data))
+    if len(factors) != count:
+        rule = f"must be as many as {TRAIN_DATA} has sources, which is {count}"
+        yield refused(FACTORS, data.train_data_upsampling_factors, rule, (TRAIN_DATA,))
+    if not all(map(_is_factor, factors)):
+        rule = "must be numbers above 0 with :: between them, such as 2::1"
+        yield refused(FACTORS, data.train_data_upsampling_factors, rule)
+    if not data.dataset_resampled:
+        rule = "is by what shards are drawn; train.data.dataset_resampled=true draws them"
+        yield refused(FACTORS, data.train_data_upsampling_factors, rule, ("train.data.dataset_resampled",))
+
+
+def _is_factor(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
 def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
-    yield TRAIN_DATA, spec.train.data.train_data
+    if spec.train.data.dataset_type is not DatasetType.SYNTHETIC:
+        yield from ((TRAIN_DATA, source) for source in sources(spec.train.data.train_data))
     if spec.train.zeroshot is not None:
         yield ZEROSHOT_DATA, spec.train.zeroshot.data
     if spec.root is not None:

@@ -14,6 +14,7 @@ from clipctl.spec.catalogue import read_stack, stacked
 from clipctl.spec.cluster import Cluster, load_cluster
 from clipctl.spec.patch import Patch, Place, Tree, changed, flat, leaves
 from clipctl.spec.run import RunSpec, tree_of
+from clipctl.spec.shards import BETWEEN_SOURCES
 from clipctl.spec.validation import validated
 from clipctl.spec.words import nearest, refused, shown
 from clipctl.spec.yaml import MAX_DEPTH, parse_value
@@ -122,9 +123,15 @@ def _auto_ranks(cluster: Cluster | None) -> int:
 
 
 def _with_home(value: Any) -> Any:
-    """`${CLIPCTL_HOME}` at the start of a text, the one variable that a spec may use."""
+    """`${CLIPCTL_HOME}` at the start of a text, or of a source in it: the one variable that a spec may use."""
     if isinstance(value, dict):
         return {key: _with_home(item) for key, item in value.items()}
-    if isinstance(value, str) and (value == HOME_VARIABLE or value.startswith(f"{HOME_VARIABLE}/")):
-        return str(home()) + value.removeprefix(HOME_VARIABLE)
+    if isinstance(value, str):
+        return BETWEEN_SOURCES.join(map(_home_in, value.split(BETWEEN_SOURCES)))
     return value
+
+
+def _home_in(text: str) -> str:
+    if text == HOME_VARIABLE or text.startswith(f"{HOME_VARIABLE}/"):
+        return str(home()) + text.removeprefix(HOME_VARIABLE)
+    return text

@@ -1,4 +1,7 @@
-"""Shard patterns: /data/{00000..23295}.tar as shell and webdataset read it, and nothing that they read differently."""
+"""Shard patterns: /data/{00000..23295}.tar as shell and webdataset read it, and nothing that they read differently.
+
+Several sources have `::` between them, as in open_clip.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,22 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
+BETWEEN_SOURCES = "::"
 MAX_SHARDS = 1_000_000  # LAION-5B has 231,349 in each of its largest parts
 _GROUP = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d{1,9})\.\.(-?\d{1,9})")
 
 
+def sources(pattern: str) -> list[str]:
+    return pattern.split(BETWEEN_SOURCES)
+
+
 def expand(pattern: str) -> Iterator[str]:
-    """Every path of a pattern, in the shell's order. ValueError says what cannot be meant."""
+    """Every path of all sources of a pattern, in the shell's order. ValueError says what cannot be meant."""
+    return itertools.chain.from_iterable(map(_expanded, sources(pattern)))
+
+
+def _expanded(pattern: str) -> Iterator[str]:
     *pieces, tail = _GROUP.split(pattern)  # text, inside, text, inside, ..., text
     if "\\" in pattern or any(brace in text for text in (*pieces[::2], tail) for brace in "{}"):
         raise ValueError("must have braces in pairs, not nested, and no backslash")

@@ -189,6 +189,8 @@ def test_nothing_overrules_a_live_job_or_a_damaged_parent():
         ({"train.data.workers": 9}, False),
         ({"train.faults": [{"kind": "overflow", "at_epoch": 2}]}, False),
         ({"train.engine": "rehearsal"}, False),
+        ({"train.force_patch_dropout": 0.5}, False),
+        ({"train.grad_checkpointing": True}, True),
         ({"train.log_every_n_steps": 1}, True),
         ({"train.rehearsal.step_seconds": 1.0}, True),
         ({"train.save.steps": 10}, True),

@@ -144,6 +144,8 @@ def test_name_and_cluster_of_the_command_line_win(spec_file: Callable[..., str])
 def test_home_is_put_in_where_a_path_begins_with_it(own_home: Path) -> None:
     spec = resolve("demo")
     assert spec.train.data.train_data == f"{own_home}/data/digits/train-{{000000..000007}}.tar"
+    both = "train.data.train_data=${CLIPCTL_HOME}/a.tar::${CLIPCTL_HOME}/b.tar"
+    assert resolve("demo", sets=[both]).train.data.train_data == f"{own_home}/a.tar::{own_home}/b.tar"
     assert spec.root == own_home
     assert resolve("demo", sets=["root=${CLIPCTL_HOME}/elsewhere"]).root == own_home / "elsewhere"
     assert resolve("demo", sets=["train.model=${CLIPCTL_HOME}s"]).train.model == "${CLIPCTL_HOME}s"

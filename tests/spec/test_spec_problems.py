@@ -88,6 +88,32 @@ ONE_MISTAKE = [
         "train.data.train_data=/x/{0..9999999}.tar: must not name more than 1,000,000 files",
     ),
     (
+        "train.data.train_data=/x/0.tar::pipe:cat /etc/passwd",
+        'train.data.train_data="pipe:cat /etc/passwd": must be a file; pipe: and URLs are not read: '
+        "copy it to a disk that all ranks see",
+    ),
+    (
+        "train.data.train_data_upsampling_factors=2::1",
+        "train.data.train_data_upsampling_factors=2::1: must be as many as train.data.train_data has sources, "
+        "which is 1",
+    ),
+    *(
+        (
+            f"train.data.train_data_upsampling_factors={factor}",
+            f"train.data.train_data_upsampling_factors={factor}: must be numbers above 0 with :: between them, "
+            "such as 2::1",
+        )
+        for factor in ("0", "-1", "inf", "nan", "twice")
+    ),
+    (
+        "train.data.dataset_type=cvs",
+        "train.data.dataset_type=cvs: must be one of webdataset, csv, synthetic; did you mean csv?",
+    ),
+    (
+        "train.data.csv_separator=;;",
+        r"train.data.csv_separator=;;: must be one of \\t, ,, ;, |; did you mean ;?",
+    ),
+    (
         "train.zeroshot.classes=digit",
         "train.zeroshot.classes=digit: must be one of imagenet, digits; did you mean digits?",
     ),
@@ -161,6 +187,22 @@ def test_a_rule_that_rests_on_a_wrong_value_waits_for_it() -> None:
     )
 
 
+def test_factors_are_for_shards_that_are_drawn() -> None:
+    drawn = ("train.data.train_data=/x/{0..9}.tar::/y/{0..9}.tar", "train.data.train_data_upsampling_factors=2::0.5")
+    assert resolve("demo", sets=drawn).train.data.train_data_upsampling_factors == "2::0.5"
+    assert problems(*drawn, "train.data.dataset_resampled=false") == (
+        "train.data.train_data_upsampling_factors=2::0.5: is by what shards are drawn; "
+        "train.data.dataset_resampled=true draws them",
+    )
+
+
+def test_what_is_for_shards_is_refused_with_other_sets() -> None:
+    sets = ("train.data.dataset_type=csv", "train.data.max_punsafe=0.5")
+    assert problems(*sets) == (
+        "train.data.max_punsafe=0.5: is for webdataset shards, not for train.data.dataset_type=csv",
+    )
+
+
 def test_what_is_missing_is_named_with_an_example(spec_file: Callable[..., str]) -> None:
     file = spec_file("cluster: local\ntrain: {data: {train_num_samples: 10}}\n")
     assert problems(argument=file) == (
@@ -211,6 +253,13 @@ def test_a_few_missing_shards_are_named(tmp_path: Path) -> None:
     assert line.endswith(f"2 of 4 files are not there: {tmp_path}/shards/1.tar, {tmp_path}/shards/3.tar")
 
 
+def test_all_sources_are_looked_for(tmp_path: Path) -> None:
+    make(tmp_path / "a", "0.tar", "1.tar")
+    pattern = f"{tmp_path}/a/{{0..1}}.tar::{tmp_path}/b/0.tar"
+    (line,) = missing_data(resolve("demo", sets=[f"train.data.train_data={pattern}", "train.zeroshot=null"]))
+    assert line.endswith(f": 1 of 3 files are not there: {tmp_path}/b/0.tar")
+
+
 def test_without_replacement_every_reader_needs_a_shard(tmp_path: Path) -> None:
     make(tmp_path, "0.tar", "1.tar", "2.tar")
     sets = [f"train.data.train_data={tmp_path}/{{0..2}}.tar", "train.zeroshot=null"]
@@ -228,6 +277,16 @@ def test_zero_shot_data_that_is_not_there(tmp_path: Path) -> None:
     assert line == f"train.zeroshot.data={tmp_path}/val: is not there; train.zeroshot=null trains without"
     make(tmp_path / "val")
     assert missing_data(spec) == ()
+
+
+def test_a_csv_set_is_one_file_and_a_synthetic_one_is_none(tmp_path: Path) -> None:
+    sets = [f"train.data.train_data={tmp_path}/pairs.csv", "train.zeroshot=null", "train.data.dataset_type=csv"]
+    (line,) = missing_data(resolve("demo", sets=[*sets, "train.data.csv_separator=,"]))
+    assert line.endswith("pairs.csv: is no file that is there; a csv set is one file with a header")
+    make(tmp_path, "pairs.csv")
+    assert missing_data(resolve("demo", sets=sets)) == ()
+    nothing = ["train.data.train_data=none", "train.zeroshot=null", "train.data.dataset_type=synthetic"]
+    assert missing_data(patched(resolve("demo", sets=nothing), {"train.data.workers": 1})) == ()
 
 
 def test_a_rehearsal_makes_its_own_data(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from tests.trainer.shard_files import loading, numbers, spec, texts, write_shards
 from trainer.order import Reader, passes, seed_for
+from trainer.sets import Shards
 from trainer.shards import DataError, Tally
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -97,7 +98,7 @@ def test_each_step_takes_the_next_pairs_of_the_worker_whose_turn_it_is(tmp_path:
     with loading(train, workers=3, origin=origin) as loader:
         epoch = texts(loader, 1, origin)
         readers = [Reader(train.seed, 1, origin, 0, 1, worker, 3) for worker in range(3)]
-        streams = [loader.source.shuffled(reader, Tally()) for reader in readers]
+        streams = [loader.source.pairs.stream(reader, Tally()) for reader in readers]
     for step, batch in enumerate(epoch, start=origin):
         assert batch == [int(pair.text.split()[1]) for pair in itertools.islice(streams[step % 3], 4)]
 
@@ -136,6 +137,45 @@ def test_with_replacement_each_reader_draws_for_itself_and_evenly() -> None:
     assert draws[0] != draws[1]
     assert len(set(draws[0][:10])) < 10
     assert all(140 < count < 260 for count in Counter(draws[0]).values())
+
+
+def test_a_shard_is_drawn_as_often_as_its_sources_factor_says(tmp_path: Path) -> None:
+    for source in ("few", "many"):
+        (tmp_path / source).mkdir()
+    few, many = write_shards(tmp_path / "few", shards=2, pairs=4), write_shards(tmp_path / "many", shards=6, pairs=4)
+    both = {"dataset_resampled": True, "train_data_upsampling_factors": "9::1"}
+    with loading(spec(f"{few}::{many}", samples=16, batch_size=4, **both)) as loader:
+        pairs = loader.source.pairs
+    assert isinstance(pairs, Shards)
+    shards, weights = pairs.paths, pairs.weights
+    assert weights == [9.0] * 2 + [1.0] * 6
+    drawn = passes(shards, Reader(0, 1, 0, 0, 1, 0, 1), resampled=True, weights=weights)
+    counts = Counter(Path(shard).parent.name for shard in itertools.islice(next(drawn), 2400))
+    assert counts["few"] == pytest.approx(2400 * 18 / 24, rel=0.05)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_sources_are_resumed_where_they_were(tmp_path: Path, workers: int) -> None:
+    for source in ("a", "b"):
+        (tmp_path / source).mkdir()
+    a, b = write_shards(tmp_path / "a", shards=3, pairs=8), write_shards(tmp_path / "b", shards=3, pairs=8)
+    data = {"dataset_resampled": True, "train_data_upsampling_factors": "1::3"}
+    train = spec(f"{a}::{b}", samples=64, batch_size=8, **data)
+    with loading(train, workers=workers) as loader:
+        whole = numbers(loader, 2)
+    with loading(train, workers=workers) as resumed:
+        assert numbers(resumed, 2, 5) == whole[5:]
+    alike = spec(f"{a}::{b}", samples=64, batch_size=8, dataset_resampled=True)
+    with loading(alike, workers=workers) as loader:
+        assert numbers(loader, 2) != whole
+
+
+def test_sources_without_factors_are_one_set(tmp_path: Path) -> None:
+    for source in ("a", "b"):
+        (tmp_path / source).mkdir()
+    a, b = write_shards(tmp_path / "a", shards=2, pairs=8), write_shards(tmp_path / "b", shards=2, pairs=8)
+    with loading(spec(f"{a}::{b}", samples=32, batch_size=8)) as loader:
+        assert sorted(itertools.chain.from_iterable(texts(loader, 1))) == sorted([*range(16), *range(16)])
 
 
 def test_the_formula_behind_all_seeds_never_changes() -> None:

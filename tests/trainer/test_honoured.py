@@ -18,6 +18,7 @@ from trainer import models
 from trainer.clip import contrastive_loss, data_parallel
 from trainer.contract import (
     Classes,
+    DatasetType,
     Engine,
     ExitCode,
     Loss,
@@ -29,6 +30,8 @@ from trainer.contract import (
     TrainSpec,
     ZeroShot,
 )
+from trainer.models import register_models
+from trainer.torch_engine import create
 
 SHORT = {"train_num_samples": 48}  # three steps an epoch
 
@@ -49,6 +52,12 @@ def optim(**changes: Any) -> dict[str, Any]:
     return {"optim": dataclasses.replace(Optim(lr=1e-3, warmup=5), **changes)}
 
 
+def two_sources(digits: Path) -> str:
+    return f"{digits}/train-{{000000..000003}}.tar::{digits}/train-{{000004..000007}}.tar"
+
+
+UPSAMPLED = {"train_data_upsampling_factors": "1::100"}
+
 CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "engine": lambda digits: {"engine": Engine.REHEARSAL},
     "precision": lambda digits: {"precision": Precision.AMP_BF16},
@@ -58,6 +67,8 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "data.train_data": lambda digits: {"data": {"train_data": f"{digits}/train-000000.tar"}},
     "data.train_num_samples": lambda digits: {"data": {"train_num_samples": 64}},
     "data.dataset_resampled": lambda digits: {"data": {"dataset_resampled": False}},
+    "data.train_data_upsampling_factors": lambda digits: {"data": UPSAMPLED | {"train_data": two_sources(digits)}},
+    "data.dataset_type": lambda digits: {"data": {"dataset_type": DatasetType.SYNTHETIC}},
     "data.workers": lambda digits: {"data": {"workers": 2}},
     "optim.lr": lambda digits: optim(lr=2e-3),
     "optim.beta1": lambda digits: optim(beta1=0.5),
@@ -67,6 +78,10 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "optim.warmup": lambda digits: optim(warmup=2),
     "optim.lr_scheduler": lambda digits: optim(warmup=1, lr_scheduler=Schedule.CONST),
     "optim.grad_clip_norm": lambda digits: optim(grad_clip_norm=0.01),
+    "loss.siglip": lambda digits: {"loss": Loss(siglip=True)},
+    "force_patch_dropout": lambda digits: {"force_patch_dropout": 0.5},
+    "force_image_size": lambda digits: {"force_image_size": 64},
+    "force_quick_gelu": lambda digits: {"force_quick_gelu": True},
 }
 
 
@@ -76,10 +91,16 @@ def test_it_changes_the_losses(field: str, base: Started, digits: Path, tmp_path
     assert [loss for loss, _ in changed.losses().values()] != [loss for loss, _ in base.losses().values()]
 
 
-WITHOUT_FILES = {"data.train_data", "data.dataset_resampled"}  # pairs are made up
+WITHOUT_FILES = {
+    "data.train_data",
+    "data.dataset_type",
+    "data.dataset_resampled",
+    "data.train_data_upsampling_factors",
+}  # pairs are made up
+OPEN_CLIPS_MODEL = {"loss.siglip", "force_patch_dropout", "force_image_size", "force_quick_gelu"}
 
 
-@pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - {"engine"}))
+@pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - OPEN_CLIPS_MODEL - {"engine"}))
 def test_it_changes_the_losses_of_a_rehearsal(field: str, digits: Path, tmp_path: Path) -> None:
     changes = {"optim": Optim(lr=1e-3, warmup=5)} | CHANGE_THE_LOSSES[field](digits)
     losses = []
@@ -153,6 +174,15 @@ def test_tf32(digits: Path, tmp_path: Path) -> None:
         assert flags == (wanted, wanted)
 
 
+def test_grad_checkpointing(base: Started, digits: Path, tmp_path: Path) -> None:
+    register_models()
+    for wanted in (False, True):
+        model, *_ = create(digits_spec(digits, grad_checkpointing=wanted), torch.device("cpu"))
+        towers = (model.visual.transformer, model.transformer)
+        assert [tower.grad_checkpointing for tower in towers] == [wanted, wanted]
+    assert run(digits, tmp_path, grad_checkpointing=True).losses() == base.losses(), "the same bits, computed twice"
+
+
 @pytest.mark.parametrize("field", ["local_loss", "gather_with_grad"])
 def test_loss(field: str) -> None:
     for wanted in (False, True):
@@ -170,11 +200,15 @@ def test_ddp_static_graph(digits: Path, tmp_path: Path) -> None:
 
 
 SHOWN_ABOVE = {
-    "model", "log_every_n_steps", "tf32", "ddp_static_graph", "data.max_bad_fraction",
+    "model", "log_every_n_steps", "tf32", "grad_checkpointing", "ddp_static_graph", "data.max_bad_fraction",
     "save.save_frequency", "save.keep_last", "save.steps", "save.minutes",
     "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad", "rehearsal.step_seconds",
 }  # fmt: skip
 SHOWN_ELSEWHERE = {
+    "data.max_punsafe": "test_safe_subset.py",
+    "data.csv_separator": "test_sets.py",
+    "data.csv_img_key": "test_sets.py",
+    "data.csv_caption_key": "test_sets.py",
     "zeroshot.batch_size": "test_zeroshot.py",
     "zeroshot.classes": "test_zeroshot.py",
     "faults": "test_attempt.py, test_rehearsal.py",
