@@ -103,7 +103,6 @@ class Data:
     dataset_resampled: bool = False  # shards drawn with replacement
     train_data_upsampling_factors: Text | None = None  # 2::1: a shard of the first source is drawn twice as often
     max_punsafe: Positive | None = None  # only samples whose json tag `punsafe` is below it; without the tag: left out
-    max_punsafe: Positive | None = None  # only samples whose json tag `punsafe` is below it; without the tag: left out
     workers: CountOrZero = 4  # data-loader processes a rank; part of the epoch's length, as in open_clip
     max_bad_fraction: Fraction = 0.01  # samples that cannot be used, before the run is refused
 

@@ -21,6 +21,7 @@ from clipctl.dataset.allocation import Allocation, allocation, objections
 from clipctl.dataset.survey import Survey, Trouble, survey
 from clipctl.errors import InvalidSpec, Unavailable
 from clipctl.spec.shards import expand
+from trainer.contract import DatasetType
 
 if TYPE_CHECKING:
     from clipctl.spec import RunSpec
@@ -75,6 +76,8 @@ def check(
 
     InvalidSpec as `named_by`; Unavailable: a process that read was killed.
     """
+    if spec is not None and (kind := spec.train.data.dataset_type) is not DatasetType.WEBDATASET:
+        raise InvalidSpec((f"train.data.dataset_type={kind}: only webdataset shards can be checked",))
     shards = named_by(pattern)
     chosen = spread(shards, sample)
     jobs = min(jobs, len(chosen))
