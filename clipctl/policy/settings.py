@@ -18,6 +18,8 @@ _DATA_ORDER = ("train_data", "train_num_samples", "dataset_resampled", "workers"
 def settings_digest(train: Mapping[str, Any], ranks: int) -> str:
     """Of a TrainSpec as JSON: equal for two attempts whose steps from one checkpoint would be the same."""
     settings = {name: train.get(name) for name in _NUMERICS}
+    if train.get("accum_freq", 1) != 1:  # stored digests are older than the option
+        settings["accum_freq"] = train["accum_freq"]
     settings |= {name: train.get("data", {}).get(name) for name in _DATA_ORDER} | {"ranks": ranks}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

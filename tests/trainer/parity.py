@@ -1,7 +1,7 @@
 """open_clip_train's own training loop, unchanged, beside ours: the same weights, the same batches, one process a rank.
 
-A rank of several is `python -m tests.trainer.parity FOLDER`, which runs the cases of FOLDER/cases.pt one after the
-other; rank 0 leaves what it saw in FOLDER/trials.pt.
+`python -m tests.trainer.parity FOLDER` runs the cases of FOLDER/cases.pt with their ranks, one after the other, and
+leaves what rank 0 saw in FOLDER/trials.pt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from open_clip_train.data import DataInfo
 from open_clip_train.params import parse_args
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 
 from trainer.checkpoints import NoKeeper
 from trainer.clip import ClipTrainee, contrastive_loss
@@ -32,7 +32,7 @@ from trainer.compose import Batch
 from trainer.contract import Data, Loss, Optim, Precision, TrainSpec
 from trainer.faults import Faults
 from trainer.loop import Loop, Parts
-from trainer.place import RENDEZVOUS_VARIABLE, place
+from trainer.place import RENDEZVOUS_VARIABLE, Place
 from trainer.position import Position
 from trainer.ranks import TorchRanks
 from trainer.recorder import FileRecorder, Silent
@@ -64,19 +64,24 @@ class Case:
     precision: Precision
     ranks: int
     steps: int
+    accum_freq: int = 1
     modes: tuple[Mode, ...] = tuple(Mode)
     logit_scale: float = 1 / 0.07  # at the start; open_clip's
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.precision}, {self.ranks} rank{'s'[: self.ranks > 1]}"
+        return f"{self.model}, {self.precision}, {self.ranks} rank{'s'[: self.ranks > 1]}, accum_freq {self.accum_freq}"
+
+    @property
+    def samples(self) -> int:
+        return self.steps * BATCH * self.accum_freq * self.ranks
 
     def spec(self) -> TrainSpec:
-        samples = self.steps * BATCH * self.ranks
         return TrainSpec(
             model=self.model,
-            data=Data(train_data="/recorded.tar", train_num_samples=samples, workers=0),
+            data=Data(train_data="/recorded.tar", train_num_samples=self.samples, workers=0),
             epochs=1,
             batch_size=BATCH,
+            accum_freq=self.accum_freq,
             precision=self.precision,
             optim=OPTIM[self.model],
             loss=Loss(local_loss=True, gather_with_grad=True),
@@ -96,15 +101,15 @@ class Trained:
 
 
 def recorded(case: Case, rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Images [B, 3, 32, 32] and texts [B, context] of each step: noisy views of concepts, none twice in a batch."""
+    """Images [B, 3, 32, 32], texts [B, context] of each forward pass: noisy views of concepts, none twice in one."""
     world = torch.Generator().manual_seed(0)
     looks = torch.randn(CONCEPTS, 3, 32, 32, generator=world)
     names = torch.randint(1, VOCABULARY, (CONCEPTS, CONTEXT), generator=world)
     batches = []
-    for step in range(case.steps):
-        draw = torch.Generator().manual_seed(1 + step)
+    for number in range(case.steps * case.accum_freq):
+        draw = torch.Generator().manual_seed(1 + number)
         mine = torch.randperm(CONCEPTS, generator=draw)[rank * BATCH : (rank + 1) * BATCH]
-        draw.manual_seed(1 + step + (1 + rank) * 10**6)
+        draw.manual_seed(1 + number + (1 + rank) * 10**6)
         batches.append((looks[mine] + NOISE * torch.randn(BATCH, 3, 32, 32, generator=draw), names[mine]))
     return batches
 
@@ -162,6 +167,8 @@ class Scalars:
 def _theirs(case: Case, model: nn.Module, ranks: TorchRanks) -> Trained:
     """Put together as its main does, but for DDP's device_ids: with them it cannot run on CPUs."""
     args = _arguments(case, ranks)
+    # Each of the accumulated losses is the whole batch's, so the logit scale has its whole gradient from each of them.
+    model.logit_scale.register_hook(lambda gradient: gradient / case.accum_freq)
     network = nn.parallel.DistributedDataParallel(model, static_graph=True) if args.distributed else model
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     exclude = {n for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n}
@@ -170,7 +177,7 @@ def _theirs(case: Case, model: nn.Module, ranks: TorchRanks) -> Trained:
         {"params": [p for n, p in named if n not in exclude], "weight_decay": args.wd},
     ]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(args.beta1, args.beta2), eps=args.eps)
-    loader = Loader(recorded(case, ranks.rank), case.steps * BATCH * case.ranks)
+    loader = Loader(recorded(case, ranks.rank), case.samples)
     scheduler = cosine_lr(optimizer, args.lr, args.warmup, loader.num_batches // args.accum_freq * args.epochs)
     data, seen = {"train": DataInfo(loader)}, Scalars()
     train_one_epoch(network, data, open_clip.create_loss(args), 0, optimizer, None, scheduler, None, args, seen)
@@ -182,7 +189,8 @@ def _arguments(case: Case, ranks: TorchRanks) -> SimpleNamespace:
     """Its own parser's; the rest is what its main sets."""
     options = (
         f"--model {case.model} --device cpu --precision {case.precision} --batch-size {BATCH} --epochs 1 "
-        f"--lr {LR} --warmup {WARMUP} --local-loss --gather-with-grad --log-every-n-steps 1"
+        f"--accum-freq {case.accum_freq} --lr {LR} --warmup {WARMUP} --local-loss --gather-with-grad"
+        " --log-every-n-steps 1"
     )
     set_by_main = {
         "distributed": ranks.count > 1,
@@ -203,9 +211,11 @@ class Recorded:
     """The loop's `Source`."""
 
     recorded: Sequence[tuple[Tensor, Tensor]]
+    accum_freq: int
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        for images, texts in self.recorded[first_step:]:
+        for first in range(first_step, len(self.recorded), self.accum_freq):
+            images, texts = map(torch.cat, zip(*self.recorded[first : first + self.accum_freq], strict=True))
             yield Batch(images, texts, {}, len(images))
 
 
@@ -244,7 +254,7 @@ def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: P
         spec=case.spec(),
         trainee=trainee,
         ranks=ranks,
-        source=Recorded(recorded(case, ranks.rank)),
+        source=Recorded(recorded(case, ranks.rank), case.accum_freq),
         keeper=NoKeeper(),
         recorder=recorder,
         stop=StopRequest(),
@@ -262,31 +272,29 @@ def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: P
 # Several ranks
 
 
-def spawn(cases: Sequence[Case], folder: Path) -> list[Trial]:
-    """All cases in one set of processes, as many as each of them has ranks: to import open_clip takes ten seconds."""
-    (count,) = {case.ranks for case in cases}
+def trials(cases: Sequence[Case], folder: Path) -> list[Trial]:
+    """Rank 0's. All cases in one set of processes, as many as each case has ranks: the imports cost twenty seconds.
+
+    Not forked here: autograd may have run in this process, which no child of it survives.
+    """
     torch.save(cases, folder / "cases.pt")
-    world = os.environ | {"WORLD_SIZE": str(count), RENDEZVOUS_VARIABLE: str(folder / "meet")}
-    command = [sys.executable, "-m", "tests.trainer.parity", str(folder)]
-    processes = [subprocess.Popen(command, env=world | {"RANK": str(rank)}, cwd=ROOT) for rank in range(count)]
-    try:
-        codes = [process.wait() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert codes == [0] * count
-    trials: list[Trial] = torch.load(folder / "trials.pt", weights_only=False)
-    return trials
+    subprocess.run([sys.executable, "-m", "tests.trainer.parity", str(folder)], cwd=ROOT, check=True)
+    found: list[Trial] = torch.load(folder / "trials.pt", weights_only=False)
+    return found
 
 
 def main(folder: Path) -> None:
-    ranks = TorchRanks(place(os.environ), CPU)
-    trials = []
-    for number, case in enumerate(torch.load(folder / "cases.pt", weights_only=False)):
-        trials.append(trial(case, ranks, folder / str(number)))
-    if ranks.rank == 0:
-        torch.save(trials, folder / "trials.pt")
+    cases = torch.load(folder / "cases.pt", weights_only=False)
+    os.environ[RENDEZVOUS_VARIABLE] = str(folder / "meet")
+    (count,) = {case.ranks for case in cases}
+    multiprocessing.start_processes(_rank, (count, cases, folder), nprocs=count, start_method="fork")
+
+
+def _rank(rank: int, count: int, cases: Sequence[Case], folder: Path) -> None:
+    ranks = TorchRanks(Place(rank, count, rank), CPU)
+    found = [trial(case, ranks, folder / str(number)) for number, case in enumerate(cases)]
+    if rank == 0:
+        torch.save(found, folder / "trials.pt")
     ranks.close()
 
 
