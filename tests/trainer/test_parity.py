@@ -24,6 +24,7 @@ FP32, BF16 = Precision.FP32, Precision.AMP_BF16
 PRECISIONS = (FP32, BF16)
 NEAR, BRIEF = 10, 5  # steps; bfloat16 is slow on CPUs
 SHORT = {FP32: NEAR, BF16: BRIEF}
+SAME = 1e-6
 # Relative: of each loss within the first ten steps, of each afterwards, of all weights together at the end.
 BOUNDS = {
     (Mode.PARITY, FP32): (1e-5, 1e-4, 1e-4),
@@ -49,6 +50,7 @@ def check(case: Case, trial: Trial) -> None:
     for mode, ours in trial.ours.items():
         near, far, weights = BOUNDS[mode, case.precision]
         assert apart(ours.lr, theirs.lr) < 1e-12, mode
+        assert apart(ours.loss[:1], theirs.loss[:1]) < SAME, "the weights are still the same"
         assert apart(ours.loss[:NEAR], theirs.loss[:NEAR]) < near, mode
         assert apart(ours.loss[NEAR:], theirs.loss[NEAR:]) < far, mode
         assert apart(ours.logit_scale, theirs.logit_scale) < near, mode
