@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class ClipTrainee:
         self._alive = torch.ones((), device=device)
         self._stopwatch = Stopwatch(device)
         self._snapshot = Snapshot()
+        self._may_hold = not spec.ddp_static_graph  # which DDP learns in the first pass of all: that one is sent
 
     @property
     def own_seconds(self) -> float:
@@ -51,20 +52,66 @@ class ClipTrainee:
         return torch.autocast(self._device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def forward_backward(self, batch: Any, at: Position) -> torch.Tensor:
-        """Images [B, 3, H, W] and texts [B, context] to a row [5]: loss, finite, grad_norm, scale, logit_scale."""
+        """Images [B, 3, H, W] and texts [B, context] to a row [5]: loss, finite, grad_norm, scale, logit_scale.
+
+        B is batch_size x accum_freq; the gradient is that of all B pairs as one batch.
+        """
         # What is random in a step is a function of its place: there is no RNG state to save.
-        torch.manual_seed(seed_for("step", self._spec.seed, at.epoch, at.step_in_epoch, self._rank))
+        seed = seed_for("step", self._spec.seed, at.epoch, at.step_in_epoch, self._rank)
         self._optimizer.zero_grad(set_to_none=True)
-        with self._stopwatch, self.autocast():
-            images = batch.images.to(self._device, non_blocking=True)
-            texts = batch.texts.to(self._device, non_blocking=True)
-            image_features, text_features, logit_scale = self._wrapped(images, texts)[:3]
-        with self.autocast():  # from here on ranks wait for each other
-            loss = self._loss(image_features, text_features, logit_scale)
-        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        take = self._undivided if self._spec.accum_freq == 1 else self._accumulated
+        loss, image_features, text_features, logit_scale = take(batch, seed)
         finite = loss.isfinite() & image_features.isfinite().all() & text_features.isfinite().all()
         facts = [loss, finite, self._gradient_norm(), self._scale(), logit_scale]
         return torch.stack([fact.detach().float() for fact in facts])
+
+    def _undivided(self, batch: Any, seed: int) -> tuple[torch.Tensor, ...]:
+        """Gradients, and: loss, image features, text features, logit scale."""
+        with self._stopwatch:
+            features = self._forward(self._wrapped, self._on_device(batch), seed)
+        return self._backward(features), *features  # from here on ranks wait for each other
+
+    def _accumulated(self, batch: Any, seed: int) -> tuple[torch.Tensor, ...]:
+        """As `_undivided`, in the memory of one part. First all features without gradients, then each part's once
+
+        more with them, beside the others' as they are. The loss is that of all pairs each time, so the parts' gradients
+        add up to the undivided batch's; only the loss's own numbers have their whole gradient from each of them.
+        """
+        with self._stopwatch, torch.no_grad():
+            parts = [*zip(*(tensor.split(self._spec.batch_size) for tensor in self._on_device(batch)), strict=True)]
+            cached = [self._forward(self.model, part, seed + number)[:2] for number, part in enumerate(parts)]
+        for number, part in enumerate(parts):
+            with self._sending(number + 1 == len(parts)):
+                *own, logit_scale = self._forward(self._wrapped, part, seed + number)
+                beside = [*cached[:number], own, *cached[number + 1 :]]
+                features = [torch.cat(tensors) for tensors in zip(*beside, strict=True)]
+                loss = self._backward((*features, logit_scale))
+            self._may_hold = True
+        for number in (self.model.logit_scale, self.model.logit_bias):
+            if number is not None and number.grad is not None:
+                number.grad /= len(parts)
+        return loss, *features, logit_scale
+
+    def _on_device(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch.images.to(self._device, non_blocking=True), batch.texts.to(self._device, non_blocking=True)
+
+    def _forward(self, model: nn.Module, pairs: Sequence[torch.Tensor], seed: int) -> tuple[torch.Tensor, ...]:
+        """Image features [B, D], text features [B, D], logit scale."""
+        torch.manual_seed(seed)  # the same patches are dropped where a part is computed twice
+        with self.autocast():
+            return tuple(model(*pairs)[:3])
+
+    def _backward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        with self.autocast():
+            loss: torch.Tensor = self._loss(*features)
+        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        return loss
+
+    def _sending(self, now: bool) -> contextlib.AbstractContextManager[Any]:
+        """A pass whose gradients, and those held back before, go to the other ranks; else it holds its own back."""
+        if now or not self._may_hold or self._wrapped is self.model:
+            return contextlib.nullcontext()
+        return self._wrapped.no_sync()
 
     def update(self, agreed: TorchAgreement, lr: float) -> None:
         for group in self._optimizer.param_groups:

@@ -215,7 +215,7 @@ class Event:
 class Stream:
     """What fixes the order of the data besides seed and epoch. A resume with another one starts a fresh stream."""
 
-    batch_size: int
+    batch_size: int  # samples a rank and step
     ranks: int
     workers: int
     origin: int = 0  # step of the epoch with which this stream started; 0: at the epoch's border

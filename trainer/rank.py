@@ -137,6 +137,7 @@ class Rank:
             nodes=[node for _, node in places],  # of each rank, by the scheduler's name: whom to keep away from
             ranks=self.ranks.count,
             batch_size=spec.batch_size,
+            accum_freq=spec.accum_freq,
             workers=spec.data.workers,
             engine=spec.engine,
             precision=spec.precision,

@@ -14,13 +14,13 @@ class Geometry:
     """What fixes the length of an epoch, rounded up as in open_clip: every worker of every rank gives whole batches."""
 
     train_num_samples: int
-    batch_size: int  # a rank
+    batch_size: int  # samples a rank and step: TrainSpec's batch_size x accum_freq
     ranks: int
     workers: int  # a rank; 0 counts as one
 
     @classmethod
     def of(cls, train: TrainSpec, ranks: int) -> Geometry:
-        return cls(train.data.train_num_samples, train.batch_size, ranks, train.data.workers)
+        return cls(train.data.train_num_samples, train.batch_size * train.accum_freq, ranks, train.data.workers)
 
     @property
     def global_batch(self) -> int:

@@ -169,7 +169,8 @@ class TrainSpec:
     model: Text
     data: Data
     epochs: Count
-    batch_size: Count  # samples a rank
+    batch_size: Count  # samples of one forward pass on a rank
+    accum_freq: Count = 1  # forward passes a step: its gradient is that of one batch of batch_size x accum_freq
     engine: Engine = Engine.TORCH
     precision: Precision = Precision.AMP_FP16
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA

@@ -128,7 +128,7 @@ def _one(run: RunView, now: float) -> list[str]:
         f"{run.name}: {run.state}",
         *pairs(
             [
-                ("attempt", f"{run.attempts}, {run.precision}, {run.ranks} x {run.batch_size} on {run.cluster}"),
+                ("attempt", f"{run.attempts}, {run.precision}, {run.batch} on {run.cluster}"),
                 ("epoch", "" if at.epoch is None else f"{at.epoch} of {at.epochs}{steps}"),
                 ("samples", count(at.samples_seen)),
                 ("loss", loss),

@@ -119,7 +119,7 @@ def _plan_lines(plan: LaunchPlan) -> list[str]:
         *pairs(
             [
                 ("model", f"{train.model}, {train.precision}"),
-                ("batch", f"{spec.ranks} ranks x {train.batch_size} = {count(geometry.global_batch)}"),
+                ("batch", f"{_batch(spec)} = {count(geometry.global_batch)}"),
                 ("length", f"{plural(train.epochs, 'epoch')} of {steps} steps, {samples} samples"),
                 ("LR", rates),
                 ("data", data),
@@ -128,6 +128,11 @@ def _plan_lines(plan: LaunchPlan) -> list[str]:
         ),
     ]
     return lines + rehearsal(spec)
+
+
+def _batch(spec: RunSpec) -> str:
+    passes = f" x {spec.train.accum_freq} forward passes" if spec.train.accum_freq > 1 else ""
+    return f"{spec.ranks} ranks x {spec.train.batch_size}{passes}"
 
 
 def rehearsal(spec: RunSpec) -> list[str]:

@@ -36,7 +36,7 @@ def lineage(view: ShowView) -> list[str]:
 
 def _title(attempt: AttemptView) -> str:
     start = f"from {clean(attempt.parent_path)}" if attempt.parent_path else "from the start"
-    shape = f"{attempt.precision}, {attempt.ranks} x {attempt.batch_size}"
+    shape = f"{attempt.precision}, {attempt.batch}"
     return f"attempt {attempt.number}: {start}; {shape}; {count(attempt.samples_seen)} samples; {_end(attempt)}"
 
 

@@ -57,8 +57,9 @@ def seconds_per_step(evidence: Evidence) -> float | None:
     if evidence.progress is None or evidence.started is None:
         return None
     pace = number(evidence.progress.facts.get("samples_per_second"))
-    batch, ranks = (whole_number(evidence.started.facts.get(name)) for name in ("batch_size", "ranks"))
-    return batch * ranks / pace if pace and pace > 0 and batch and ranks else None
+    facts = {"accum_freq": 1, **evidence.started.facts}
+    batch, accum, ranks = (whole_number(facts.get(name)) for name in ("batch_size", "accum_freq", "ranks"))
+    return batch * accum * ranks / pace if pace and pace > 0 and batch and accum and ranks else None
 
 
 def never_runnable(evidence: Evidence) -> Incident | None:

@@ -85,10 +85,8 @@ class ResumePlan:
         parent = self.remedy.parent
         if not isinstance(parent, CheckpointRecord) or parent.manifest.step_in_epoch == 0:
             return False
-        train, origin = self.start.spec.train, parent.manifest.stream.origin
-        now = Stream(
-            batch_size=train.batch_size, ranks=self.start.spec.ranks, workers=train.data.workers, origin=origin
-        )
+        after, origin = self.after, parent.manifest.stream.origin
+        now = Stream(batch_size=after.batch_size, ranks=after.ranks, workers=after.workers, origin=origin)
         return now != parent.manifest.stream
 
     @property

@@ -184,7 +184,8 @@ def out_of_memory(case: Case) -> Decision | None:
     if cause is None or cause.kind is not IncidentKind.OUT_OF_MEMORY or case.released:
         return None
     if cause.form is Form.GPU_MEMORY:
-        return Hold(basis=f"out of GPU memory: {cause.detail}; a smaller train.batch_size is a person's choice")
+        choice = "a smaller train.batch_size, with a larger train.accum_freq, is a person's choice"
+        return Hold(basis=f"out of GPU memory: {cause.detail}; {choice}")
     count = in_a_row(case.charged, IncidentKind.OUT_OF_MEMORY)
     if count < 2:
         return None

@@ -21,7 +21,8 @@ TRAIN_DATA = "train.data.train_data"
 FACTORS = "train.data.train_data_upsampling_factors"
 ZEROSHOT_DATA = "train.zeroshot.data"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_LENGTH = ("train.data", "train.batch_size", "resources")  # what the number of steps of an epoch rests on
+# What the number of steps of an epoch rests on.
+_LENGTH = ("train.data", "train.batch_size", "train.accum_freq", "resources")
 
 
 def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:

@@ -55,7 +55,8 @@ def _line(connection: sqlite3.Connection, run: str, attempt: int) -> Iterator[_P
     limit: int | None = None
     while number is not None:
         row = connection.execute(
-            """SELECT parent, seq, ranks * json_extract(train, '$.batch_size') AS batch,
+            """SELECT parent, seq,
+               ranks * json_extract(train, '$.batch_size') * coalesce(json_extract(train, '$.accum_freq'), 1) AS batch,
                json_extract(train, '$.precision') AS precision, json_extract(train, '$.optim.warmup') AS warmup
                FROM attempts WHERE run = ? AND number = ?""",
             (run, number),

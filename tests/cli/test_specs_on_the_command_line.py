@@ -25,6 +25,13 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(clipctl: Clipctl):
     assert not home().exists()
 
 
+def test_forward_passes_count_in_the_plan(clipctl: Clipctl):
+    sets = ["train.batch_size=12", "train.accum_freq=4", "resources.ranks_per_node=2"]
+    said = clipctl("launch", "demo", "--dry-run", *(word for value in sets for word in ("--set", value)))
+    assert "2 ranks x 12 x 4 forward passes = 96" in said.out
+    assert "10 epochs of 40 steps, 3,840 samples" in said.out
+
+
 def test_a_rehearsed_fault_is_said_in_the_plan(clipctl: Clipctl):
     said = clipctl("launch", "demo", "--dry-run", "--set", OVERFLOW)
     assert "REHEARSAL: carries the fault overflow from epoch 2, step 10" in said.out

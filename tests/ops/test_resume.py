@@ -145,6 +145,8 @@ def test_inside_an_epoch_another_batch_means_a_fresh_stream(stage: Stages):
     plan = run.plan(patch={"train.batch_size": 96})
     assert plan.fresh_stream
     assert plan.start_position == (1, 2)  # 5 steps of 96 samples are 2 whole ones of 192
+    assert run.plan(patch={"train.accum_freq": 2}).start_position == (1, 2)
+    assert not run.plan(patch={"train.batch_size": 24, "train.accum_freq": 2}).fresh_stream
 
 
 def test_a_checkpoint_of_another_run_keeps_its_digest_and_place(stage: Stages, tmp_path: Path):

@@ -154,7 +154,7 @@ class Stage:
             file=name, size=path.stat().st_size, digest=digest(path), run=self.run, attempt=number,
             epochs_done=epochs, step=step, step_in_epoch=into, samples_seen=step * geometry.global_batch,
             loss=1.0, finite=True, precision=Precision(spec.precision), time=self.time.now(),
-            stream=Stream(batch_size=spec.batch_size, ranks=geometry.ranks, workers=spec.data.workers),
+            stream=Stream(batch_size=geometry.batch_size, ranks=geometry.ranks, workers=spec.data.workers),
         )  # fmt: skip
         contract.write_atomic(path.with_name(f"{name}.json"), contract.dumps(manifest))
         self.event(EventKind.CHECKPOINT, epoch=epochs + 1, into=into, path=str(path.relative_to(folder.path)))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from clipctl.diagnose import diagnose
+from clipctl.diagnose.trouble import seconds_per_step
 from clipctl.domain import Evidence, Incident, IncidentKind, JobReport, JobState, Limits, Patience, Pulse
 from clipctl.pulse import felt
 from tests.policy.losses import RUNNING, evidence as with_losses, points, usual
@@ -76,6 +77,13 @@ def test_each_phase_has_its_own_patience(phase: Phase, pace: float | None, patie
                 "scheduler: job 17 RUNNING",
                 f"heartbeat 7: {phase}, epoch 2, step 50, 5000 samples; patience {patience} s",
             )
+
+
+def test_a_step_is_as_long_as_all_its_forward_passes() -> None:
+    started = replace(STARTED, facts=STARTED.facts | {"accum_freq": 4})
+    seen = Evidence(attempt=1, time=1e6, job=RUNNING, observed=True, submitted=True, started=started)
+    assert seconds_per_step(replace(seen, progress=progress(208 * 384))) == 4
+    assert seconds_per_step(replace(seen, started=STARTED, progress=progress(208 * 384))) == 1
 
 
 def test_a_job_without_any_heartbeat_may_wait_for_its_predecessor_first() -> None:

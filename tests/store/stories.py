@@ -83,9 +83,15 @@ def intent(
 
 
 def launched(
-    store: Store, home: Path, name: str = "digits", *, nonce: str = "n1", lost_after: float = 60.0
+    store: Store,
+    home: Path,
+    name: str = "digits",
+    *,
+    nonce: str = "n1",
+    lost_after: float = 60.0,
+    settings: Mapping[str, Any] | None = None,
 ) -> JobIdentity:
-    identity = store.create(new_run(home, name, lost_after=lost_after), intent(nonce))
+    identity = store.create(new_run(home, name, lost_after=lost_after), intent(nonce, settings=settings))
     store.answered(nonce, Accepted(scheduler_id="4711"), time=101.0)
     return identity
 

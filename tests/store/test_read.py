@@ -277,6 +277,18 @@ def resumed(store: Store, home: Path) -> None:
     )
 
 
+def test_a_batch_is_all_forward_passes_of_a_step(store: Store, home: Path) -> None:
+    stories.launched(store, home, settings=stories.train(accum_freq=4))
+    folder = stories.attempt_folder(home)
+    stories.write_events(folder, stories.event(1, "started", step=0), stories.progress(2, step=10, loss=2.5))
+    stories.beat(folder, step=10)
+    stories.ingest(store, home)
+    run = only(home, queues=queues("n1"))
+    assert (run.batch, run.progress.eta_seconds) == ("2 x 32 x 4", 30 * 4 * stories.SAMPLES / 128.0)
+    assert read.show(home, "digits", now=NOW).lineage[0].batch == "2 x 32 x 4"
+    assert [point.batch for point in store.series("digits", 1).points] == [4 * stories.SAMPLES]
+
+
 def test_show_draws_from_which_checkpoint_and_why_each_attempt_began(store: Store, home: Path) -> None:
     resumed(store, home)
     shown = read.show(home, "digits", now=NOW)

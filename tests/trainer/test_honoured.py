@@ -63,6 +63,7 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "precision": lambda digits: {"precision": Precision.AMP_BF16},
     "seed": lambda digits: {"seed": 1},
     "batch_size": lambda digits: {"batch_size": 12},
+    "accum_freq": lambda digits: {"accum_freq": 2},
     "epochs": lambda digits: {"epochs": 3},
     "data.train_data": lambda digits: {"data": {"train_data": f"{digits}/train-000000.tar"}},
     "data.train_num_samples": lambda digits: {"data": {"train_num_samples": 64}},

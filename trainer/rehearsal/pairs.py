@@ -50,16 +50,16 @@ class World:
 
 
 class PairSource:
-    """The loop's `Source`. A batch counts as `batch_size` samples, of which PAIRS are computed."""
+    """The loop's `Source`. A batch counts as `batch_size` x `accum_freq` samples, of which PAIRS are computed."""
 
     def __init__(self, spec: TrainSpec, rank: int, at: Position) -> None:
         self._spec, self._rank = spec, rank
-        self._steps = at.geometry.steps_per_epoch
+        self._steps, self._counted = at.geometry.steps_per_epoch, at.geometry.batch_size
         self._world = World(spec.seed)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         for step in range(first_step, self._steps):
-            yield Batch(self._world.pairs(PAIRS, epoch, step, self._rank), seen=self._spec.batch_size)
+            yield Batch(self._world.pairs(PAIRS, epoch, step, self._rank), seen=self._counted)
 
     def close(self) -> None:
         """No process reads ahead."""

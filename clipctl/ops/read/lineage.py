@@ -66,6 +66,7 @@ def _attempt_view(
         changes=tuple(changes(parent.train, attempt.train)) if parent else (),
         precision=str(attempt.train.get("precision", "")),
         batch_size=int(attempt.train.get("batch_size", 0)),
+        accum_freq=int(attempt.train.get("accum_freq", 1)),
         ranks=attempt.ranks,
         samples_seen=attempt.samples_seen,
         live=attempt.live,

@@ -14,6 +14,7 @@ from clipctl.journal import Files, LocalFiles
 from clipctl.ops.read.lineage import changes
 from clipctl.ops.read.look import Look
 from clipctl.ops.read.runs import run_seen
+from clipctl.ops.read.shapes import batch_of
 from clipctl.store import views
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import DecisionRecord
@@ -82,7 +83,8 @@ def _start(attempts: Mapping[int, AttemptRecord], entry: DecisionRecord) -> str:
     path = attempt.parent_path
     train = attempt.train
     parts = [f"from {path}" if path else "from the start"]
-    parts.append(f"{train.get('precision')}, {attempt.ranks} x {train.get('batch_size')}")
+    batch = batch_of(attempt.ranks, train.get("batch_size", 0), train.get("accum_freq", 1))
+    parts.append(f"{train.get('precision')}, {batch}")
     origin = attempts.get(_attempt_of(path)) if path else None
     if origin is not None:
         parts += [f"{each.path} {each.before} -> {each.after}" for each in changes(origin.train, train)]

@@ -63,6 +63,7 @@ def run_seen(
         progress=progress(run, attempt, found),
         precision=str(attempt.train.get("precision", "")),
         batch_size=int(attempt.train.get("batch_size", 0)),
+        accum_freq=int(attempt.train.get("accum_freq", 1)),
         ranks=attempt.ranks,
         faults=_faults(attempt.train),
         phase=found.heartbeat.phase if found.heartbeat and found.state is RunState.RUNNING else None,
@@ -153,7 +154,8 @@ def _eta(run: RunRecord, attempt: AttemptRecord, event: Event, ahead: int) -> fl
     if place is None or steps is None or rate is None or not rate > 0:  # nan is not
         return None
     steps_left = (run.epochs - event.epoch) * steps + steps - place
-    samples_left = steps_left * int(attempt.train.get("batch_size", 0)) * attempt.ranks - ahead
+    of_a_rank = int(attempt.train.get("batch_size", 0)) * int(attempt.train.get("accum_freq", 1))
+    samples_left = steps_left * of_a_rank * attempt.ranks - ahead
     return max(0.0, samples_left / rate)
 
 

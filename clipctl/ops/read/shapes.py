@@ -69,6 +69,11 @@ class StandbyView:
     text: str
 
 
+def batch_of(ranks: int, batch_size: int, accum_freq: int) -> str:
+    """`2 x 48`, or `2 x 48 x 4` where a step has four forward passes."""
+    return f"{ranks} x {batch_size}" + (f" x {accum_freq}" if accum_freq > 1 else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunView:
     name: str
@@ -79,7 +84,8 @@ class RunView:
     attempts: int
     progress: Progress
     precision: str
-    batch_size: int  # samples a rank
+    batch_size: int  # samples of a rank's forward pass
+    accum_freq: int  # forward passes a step
     ranks: int
     faults: tuple[str, ...]  # rehearsed ones: a run that carries any is not to be believed
     phase: str | None  # of the heartbeat
@@ -91,6 +97,10 @@ class RunView:
     hold_reason: str | None
     notes: tuple[str, ...]  # what could not be asked or read, what people asked for
     next: str  # the command to type
+
+    @property
+    def batch(self) -> str:
+        return batch_of(self.ranks, self.batch_size, self.accum_freq)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +133,7 @@ class AttemptView:
     changes: tuple[Change, ...]  # against the attempt whose checkpoint it started from
     precision: str
     batch_size: int
+    accum_freq: int
     ranks: int
     samples_seen: int
     live: bool
@@ -131,6 +142,10 @@ class AttemptView:
     jobs: tuple[JobView, ...]
     versions: Mapping[str, Any]  # what it ran with, as the trainer said
     hosts: tuple[str, ...]
+
+    @property
+    def batch(self) -> str:
+        return batch_of(self.ranks, self.batch_size, self.accum_freq)
 
 
 @dataclass(frozen=True, kw_only=True)
