@@ -186,7 +186,8 @@ class Loop:
         self.progress.batch_arrived()
         for kind in parts.faults.let_loose(at, parts.trainee):
             self.recorder.event(EventKind.FAULT, at, fault=kind)
-        lr = learning_rate(self.spec.optim, at.step, self.spec.epochs * at.geometry.steps_per_epoch)
+        steps_per_epoch = at.geometry.steps_per_epoch
+        lr = learning_rate(self.spec.optim, at.step, epochs=self.spec.epochs, steps_per_epoch=steps_per_epoch)
         seconds = self.progress.since_wanted()
         row = parts.trainee.forward_backward(batch, at)
         own = seconds + parts.trainee.own_seconds

@@ -41,10 +41,15 @@ class Geometry:
         return min(samples_in_epoch // self.global_batch, self.steps_per_epoch - 1)
 
 
-def learning_rate(optim: Optim, step: int, total_steps: int) -> float:
-    """For the step after `step` finished ones: open_clip's linear warm-up, then cosine to 0 or constant."""
+def learning_rate(optim: Optim, step: int, *, epochs: int, steps_per_epoch: int) -> float:
+    """For the step after `step` finished ones: open_clip's linear warm-up, then what `lr_scheduler` says."""
     if step < optim.warmup:
         return optim.lr * (step + 1) / optim.warmup
-    if optim.lr_scheduler is Schedule.CONST:
+    total = epochs * steps_per_epoch
+    if optim.lr_scheduler is Schedule.COSINE:
+        return 0.5 * (1 + math.cos(math.pi * (step - optim.warmup) / (total - optim.warmup))) * optim.lr
+    cooldown = (optim.epochs_cooldown or 0) * steps_per_epoch
+    if step < total - cooldown:  # always, for a constant one
         return optim.lr
-    return 0.5 * (1 + math.cos(math.pi * (step - optim.warmup) / (total_steps - optim.warmup))) * optim.lr
+    left = math.pow((total - step) / cooldown, optim.lr_cooldown_power)
+    return left * (optim.lr - optim.lr_cooldown_end) + optim.lr_cooldown_end

@@ -56,6 +56,7 @@ STRICT: dict[str, Any] = {"extra": "forbid"}  # unknown keys are refused by pyda
 class Schedule(StrEnum):
     COSINE = "cosine"
     CONST = "const"
+    CONST_COOLDOWN = "const-cooldown"  # constant up to the last epochs_cooldown epochs
 
 
 class DatasetType(StrEnum):
@@ -119,6 +120,9 @@ class Optim:
     wd: NotNegative = 0.2
     warmup: CountOrZero = 10_000  # steps
     lr_scheduler: Schedule = Schedule.COSINE
+    epochs_cooldown: Count | None = None  # const-cooldown: epochs at the end in which the LR falls
+    lr_cooldown_end: NotNegative = 0.0  # to this
+    lr_cooldown_power: Positive = 1.0  # 1: in a straight line
     grad_clip_norm: Positive | None = None
 
 

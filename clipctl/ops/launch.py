@@ -42,7 +42,8 @@ class LaunchPlan:
 
     @property
     def first_rate(self) -> float:
-        return learning_rate(self.spec.train.optim, 0, self.geometry.steps_per_epoch * self.spec.train.epochs)
+        train, steps = self.spec.train, self.geometry.steps_per_epoch
+        return learning_rate(train.optim, 0, epochs=train.epochs, steps_per_epoch=steps)
 
 
 def plan(argument: str, *, sets: Sequence[str], name: str | None, cluster: str | None) -> LaunchPlan:

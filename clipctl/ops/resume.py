@@ -92,8 +92,8 @@ class ResumePlan:
     @property
     def first_rate(self) -> float:
         epochs, into = self.start_position
-        total = self.after.steps_per_epoch * self.start.spec.train.epochs
-        return learning_rate(self.start.spec.train.optim, epochs * self.after.steps_per_epoch + into, total)
+        train, steps = self.start.spec.train, self.after.steps_per_epoch
+        return learning_rate(train.optim, epochs * steps + into, epochs=train.epochs, steps_per_epoch=steps)
 
     @property
     def samples_seen(self) -> int:

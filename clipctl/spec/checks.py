@@ -29,6 +29,7 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     """What the values alone break; `cluster` where its profile is at hand."""
     yield from _retention(spec)
     yield from _warmup(spec)
+    yield from _cooldown(spec)
     yield from _faults(spec)
     yield from _shards_alone(spec)
     yield from _sources(spec)
@@ -95,6 +96,23 @@ def _warmup(spec: RunSpec) -> Iterator[Problem]:
     if optim.lr_scheduler is Schedule.COSINE and optim.warmup >= steps:
         rule = f"must be less than the run's {steps} steps; try {steps // 10}"
         yield refused("train.optim.warmup", optim.warmup, rule, (*_LENGTH, "train.epochs", "train.optim.lr_scheduler"))
+
+
+def _cooldown(spec: RunSpec) -> Iterator[Problem]:
+    """One of the two without the other would do nothing."""
+    optim, epochs = spec.train.optim, spec.train.epochs
+    wanted = optim.lr_scheduler is Schedule.CONST_COOLDOWN
+    if wanted and optim.epochs_cooldown is None:
+        rule = f"needs train.optim.epochs_cooldown, in epochs; try {max(1, epochs // 10)}"
+        yield refused("train.optim.lr_scheduler", optim.lr_scheduler, rule, ("train.optim.epochs_cooldown",))
+    if optim.epochs_cooldown is None:
+        return
+    if not wanted:
+        rule = f"is for train.optim.lr_scheduler={Schedule.CONST_COOLDOWN} alone"
+        yield refused("train.optim.epochs_cooldown", optim.epochs_cooldown, rule, ("train.optim.lr_scheduler",))
+    if optim.epochs_cooldown > epochs:
+        rule = f"must be at most train.epochs={epochs}"
+        yield refused("train.optim.epochs_cooldown", optim.epochs_cooldown, rule, ("train.epochs",))
 
 
 def _faults(spec: RunSpec) -> Iterator[Problem]:

@@ -50,7 +50,7 @@ def test_the_restart_of_l14_has_the_card_s_arithmetic() -> None:
     assert [geometry.global_batch for geometry in geometries] == [79_872, 86_016]
     steps = [geometry.steps_per_epoch for geometry in geometries]
     assert steps == [2508, 2328]
-    rates = [learning_rate(before.train.optim, 68 * one, 160 * one) for one in steps]
+    rates = [learning_rate(before.train.optim, 68 * one, epochs=160, steps_per_epoch=one) for one in steps]
     assert rates == pytest.approx([6.390e-4, 6.408e-4], abs=1e-7)
 
 

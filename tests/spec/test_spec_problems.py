@@ -58,6 +58,14 @@ ONE_MISTAKE = [
         "train.save.keep_last=2: must be 3 or more: a divergence goes back recovery.rollback_epochs=1, plus two",
     ),
     ("train.optim.warmup=400", "train.optim.warmup=400: must be less than the run's 400 steps; try 40"),
+    (
+        "train.optim.lr_scheduler=const-cooldown",
+        "train.optim.lr_scheduler=const-cooldown: needs train.optim.epochs_cooldown, in epochs; try 1",
+    ),
+    (
+        "train.optim.epochs_cooldown=3",
+        "train.optim.epochs_cooldown=3: is for train.optim.lr_scheduler=const-cooldown alone",
+    ),
     ("precisions.fp32.batchsize=3", "precisions.fp32.batchsize: no such key; did you mean precisions.fp32.batch_size?"),
     ("precisions.fp32.batch_size=0", "precisions.fp32.batch_size=0: must be 1 or more"),
     (

@@ -58,6 +58,8 @@ def two_sources(digits: Path) -> str:
 
 UPSAMPLED = {"train_data_upsampling_factors": "1::100"}
 
+COOLDOWN = {"warmup": 1, "lr_scheduler": Schedule.CONST_COOLDOWN, "epochs_cooldown": 1}
+
 CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "engine": lambda digits: {"engine": Engine.REHEARSAL},
     "precision": lambda digits: {"precision": Precision.AMP_BF16},
@@ -78,6 +80,9 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "optim.wd": lambda digits: optim(wd=0.9),
     "optim.warmup": lambda digits: optim(warmup=2),
     "optim.lr_scheduler": lambda digits: optim(warmup=1, lr_scheduler=Schedule.CONST),
+    "optim.epochs_cooldown": lambda digits: optim(**COOLDOWN),
+    "optim.lr_cooldown_end": lambda digits: optim(**COOLDOWN, lr_cooldown_end=9e-4),
+    "optim.lr_cooldown_power": lambda digits: optim(**COOLDOWN, lr_cooldown_power=3.0),
     "optim.grad_clip_norm": lambda digits: optim(grad_clip_norm=0.01),
     "loss.siglip": lambda digits: {"loss": Loss(siglip=True)},
     "force_patch_dropout": lambda digits: {"force_patch_dropout": 0.5},
