@@ -22,6 +22,7 @@ from trainer.progress import Progress
 from trainer.recorder import Recorder
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
+from trainer.stacks import Stacks
 
 READ_BEHIND = 1  # steps between a step and the reading of its rows
 MIN_BAD_SAMPLES = 16  # a fraction of fewer says nothing yet
@@ -146,6 +147,7 @@ class Parts:
     recorder: Recorder
     stop: StopRequest
     faults: Faults
+    stacks: Stacks
     evaluate: Callable[[], Mapping[str, Any]]  # zero-shot accuracy, or {"error": ...}
 
 
@@ -203,6 +205,7 @@ class Loop:
         while len(self.unread) > behind:
             at, lr, agreed = self.unread.popleft()
             measured = agreed.read()
+            self.parts.stacks.moved()
             self.last = step = _step(measured, at)
             self.stopping = self.stopping or int(measured.stop)
             if divergence := self.guard.judge(step):

@@ -23,6 +23,7 @@ from trainer.resume import Start, check_parent, load_start, newest_own, parent_o
 from trainer.save_now import SaveRequests
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
+from trainer.stacks import Stacks
 from trainer.unusable import Unusable
 
 
@@ -75,8 +76,8 @@ class Rank:
         self.record_start(start.position, notices)
         source = self.equipment.source(start.position)
         requests = SaveRequests(self.folder)
-        with closing(source), closing(requests), closing(self.keeper(requests)) as keeper:
-            outcome = Loop(self.parts(source, keeper)).run(start.position)
+        with closing(source), closing(requests), closing(self.keeper(requests)) as keeper, closing(Stacks()) as stacks:
+            outcome = Loop(self.parts(source, keeper, stacks)).run(start.position)
             # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.
             self.ranks.close()
         return outcome
@@ -96,7 +97,7 @@ class Rank:
         self.attempt = replace(self.attempt, parent=loads(Parent, chosen) if chosen else None)
         return load_start(run_folder, self.attempt, self.engine.read)
 
-    def parts(self, source: Source, keeper: Keeper) -> Parts:
+    def parts(self, source: Source, keeper: Keeper, stacks: Stacks) -> Parts:
         return Parts(
             spec=self.spec,
             trainee=self.equipment.trainee,
@@ -106,6 +107,7 @@ class Rank:
             recorder=self.recorder,
             stop=self.stop,
             faults=Faults(self.spec.faults, self.ranks.rank, self.folder.parent.parent / "faults"),
+            stacks=stacks,
             evaluate=self.equipment.evaluate,
         )
 

@@ -141,8 +141,8 @@ def run_here(started: Started, stop: StopRequest | None = None) -> int:
             os.environ[NONCE_VARIABLE] = before
 
 
-def spawn(started: Started, ranks: int, grace: float = 5.0) -> subprocess.Popen[bytes]:
-    """As processes of their own, as the job script starts them."""
+def spawn(started: Started, ranks: int, grace: float = 5.0, module: str = "trainer") -> subprocess.Popen[bytes]:
+    """As processes of their own, as the job script starts them. `module`: what a rank runs."""
     command = [
         sys.executable,
         "-P",
@@ -152,6 +152,8 @@ def spawn(started: Started, ranks: int, grace: float = 5.0) -> subprocess.Popen[
         str(ranks),
         "--grace",
         str(grace),
+        "--module",
+        module,
         str(started.folder),
     ]
     return subprocess.Popen(command, env=os.environ | {NONCE_VARIABLE: started.nonce}, start_new_session=True)

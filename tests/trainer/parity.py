@@ -38,6 +38,7 @@ from trainer.ranks import TorchRanks
 from trainer.recorder import FileRecorder, Silent
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
+from trainer.stacks import Stacks
 
 MODELS, ROOT = Path(__file__).parent / "models", Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -259,6 +260,7 @@ def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: P
         recorder=recorder,
         stop=StopRequest(),
         faults=Faults((), ranks.rank, folder),
+        stacks=Stacks(),
         evaluate=dict,
     )
     Loop(parts).run(Position(Geometry.of(case.spec(), ranks.count)))
