@@ -95,6 +95,7 @@ class EventKind(StrEnum):
     PROGRESS = "progress"  # every log_every_n_steps
     DATA = "data"  # samples skipped, by shard
     CHECKPOINT = "checkpoint"  # a manifest was published, and is repeated here; `request`: the save-now it answers
+    CONTINUED = "continued"  # after the first progress of a resume: the parent's numbers, and those now
     EVALUATED = "evaluated"
     FAULT = "fault"  # a rehearsed fault was let loose
     # final events: an attempt has at most one

@@ -148,6 +148,7 @@ class Parts:
     stop: StopRequest
     faults: Faults
     stacks: Stacks
+    left_off: Mapping[str, float]  # the parent's last progress
     evaluate: Callable[[], Mapping[str, Any]]  # zero-shot accuracy, or {"error": ...}
 
 
@@ -157,7 +158,7 @@ class Loop:
         self.spec = parts.spec
         self.recorder = parts.recorder
         self.guard = Guard()
-        self.progress = Progress(parts.spec, parts.recorder)
+        self.progress = Progress(parts.spec, parts.recorder, parts.left_off)
         self.unread: deque[tuple[Position, float, Agreement]] = deque()
         self.last: Step | None = None
         self.stopping = 0  # the signal, once all ranks have agreed on it

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from trainer.continuity import comparable
 from trainer.contract import EventKind, Phase, TrainSpec
 from trainer.guard import Step
 from trainer.position import Position
@@ -16,7 +17,9 @@ from trainer.recorder import Recorder
 
 
 class Progress:
-    def __init__(self, spec: TrainSpec, recorder: Recorder) -> None:
+    def __init__(self, spec: TrainSpec, recorder: Recorder, left_off: Mapping[str, float]) -> None:
+        """`left_off`: the parent's last progress; empty: there is none."""
+        self._left_off = left_off
         self._every = spec.log_every_n_steps
         self._recorder = recorder
         self._window: list[Step] = []
@@ -66,6 +69,9 @@ class Progress:
         }
         self._recorder.event(EventKind.PROGRESS, step.at, **facts)
         self._recorder.scalars(_tensorboard_names(facts, steps, step.at), step.at.step)
+        if self._left_off:
+            self._recorder.event(EventKind.CONTINUED, step.at, before=self._left_off, after=comparable(facts))
+            self._left_off = {}
         self._window.clear()
         self._data_seconds = 0.0
         self._window_since = time.perf_counter()

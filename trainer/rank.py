@@ -6,12 +6,14 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from trainer.checkpoints import CheckpointKeeper, Fenced, NoKeeper
+from trainer.continuity import left_off
 from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Parent, Phase, dumps, loads
 from trainer.engines import EngineModule, engine_module
 from trainer.faults import Faults
@@ -108,8 +110,12 @@ class Rank:
             stop=self.stop,
             faults=Faults(self.spec.faults, self.ranks.rank, self.folder.parent.parent / "faults"),
             stacks=stacks,
+            left_off=self.left_off(),
             evaluate=self.equipment.evaluate,
         )
+
+    def left_off(self) -> Mapping[str, float]:
+        return left_off(self.folder.parent.parent, self.attempt.parent) if self.ranks.rank == 0 else {}
 
     def keeper(self, requests: SaveRequests) -> CheckpointKeeper | NoKeeper:
         if self.ranks.rank != 0:

@@ -60,7 +60,10 @@ def a_week(home: Path) -> None:
         run.resume(epoch=2, patch={"train.precision": "fp32"})
         run.time.sleep(60)
         run.event(EventKind.STARTED, epoch=2, into=0, hosts=["jwb1"])
-        run.time.sleep(60)
+        run.time.sleep(30)
+        numbers = {"before": {"loss": 2.0, "lr": 1e-3, "odd": "nan"}, "after": {"loss": 2.013, "lr": 1e-3, "odd": 1}}
+        run.event(EventKind.CONTINUED, epoch=2, into=1, **numbers)
+        run.time.sleep(30)
         cancel.cancel("tiny", actor="ada", store=store, backend=run.scheduler, clock=run.time)
         run.event(EventKind.STOPPED, epoch=2, into=4, signal=15, checkpoint="steps/step_14.pt")
         run.time.sleep(30)
@@ -84,6 +87,7 @@ tiny: cancelled
                                   amp_fp16 -> fp32; asked for by a person (ada)
 1970-01-13 14:49:45  2  job       is 17
 1970-01-13 14:50:45  2  started   with epoch 2, step 10, on 1 host
+1970-01-13 14:51:15  2  goes on   loss 2 -> 2.013, lr 0.001 -> 0.001
 1970-01-13 14:51:45  2  stopped   at step 14, 1,344 samples; steps/step_14.pt
 1970-01-13 14:51:45     cancel    asked for by a person (ada)
 1970-01-13 14:52:15  2  incident  cancelled by user at epoch 2, step 4:

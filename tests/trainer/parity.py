@@ -261,6 +261,7 @@ def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: P
         stop=StopRequest(),
         faults=Faults((), ranks.rank, folder),
         stacks=Stacks(),
+        left_off={},
         evaluate=dict,
     )
     Loop(parts).run(Position(Geometry.of(case.spec(), ranks.count)))

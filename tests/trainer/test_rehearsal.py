@@ -163,3 +163,29 @@ def test_a_start_says_on_which_node_each_rank_is(tmp_path: Path, monkeypatch: py
     started = prepare(tmp_path / "run", 1, rehearsal_spec(epochs=1))
     assert run_here(started) == ExitCode.COMPLETED
     assert started.events()[0].facts["nodes"] == ["jwb0007"]
+
+
+def test_a_resume_says_whether_it_goes_on_as_its_parent_left_off(tmp_path: Path) -> None:
+    spec = rehearsal_spec()
+    first = prepare(tmp_path / "run", 1, spec)
+    assert run_here(first) == ExitCode.COMPLETED
+    assert first.events("continued") == [], "it began"
+    second = prepare(tmp_path / "run", 2, spec, parent=first.parent("checkpoints/epoch_2.pt"))
+    assert run_here(second) == ExitCode.COMPLETED
+    (event,) = second.events("continued")
+    progress = [event.facts for event in first.events("progress")]
+    assert event.step == 11
+    for name in ("loss", "logit_scale", "lr", "samples_per_second"):
+        assert event.facts["before"][name] == progress[9][name], "of the step before the checkpoint, not of the last"
+    for name in ("loss", "logit_scale", "lr"):
+        assert event.facts["after"][name] == progress[10][name], "and with the next one it goes on"
+
+
+def test_a_parent_without_readable_events_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    first = prepare(tmp_path / "run", 1, rehearsal_spec())
+    assert run_here(first) == ExitCode.COMPLETED
+    parent = first.parent("checkpoints/epoch_2.pt")
+    (first.folder / "events.jsonl").write_bytes(b'{"kind": "progress", "loss"\xff\n"progress"\n')
+    second = prepare(tmp_path / "run", 2, rehearsal_spec(), parent=parent)
+    assert run_here(second) == ExitCode.COMPLETED
+    assert second.events("continued") == []

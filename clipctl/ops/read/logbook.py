@@ -26,7 +26,15 @@ _LOCAL = LocalFiles()
 
 Queues = Mapping[str, QueueSnapshot | Unobservable]  # by cluster
 _NOBODY_ASKED: Queues = {}
-_EVENTS = (EventKind.STARTED, EventKind.FAULT, EventKind.COMPLETED, EventKind.STOPPED, EventKind.CHECKPOINT)
+_WORDS: Mapping[str, str] = {EventKind.CHECKPOINT: "saved", EventKind.CONTINUED: "goes on"}
+_EVENTS = (
+    EventKind.STARTED,
+    EventKind.CONTINUED,
+    EventKind.FAULT,
+    EventKind.COMPLETED,
+    EventKind.STOPPED,
+    EventKind.CHECKPOINT,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +174,7 @@ def _happened(connection: sqlite3.Connection, run: str, newest: int, found: Look
     for (attempt, _), event in events.items():
         text = _event(event)
         if text is not None:
-            what = "saved" if event.kind == EventKind.CHECKPOINT else event.kind
+            what = _WORDS.get(event.kind, event.kind)
             yield Line(time=event.time, attempt=attempt, what=what, text=text, actor="")
 
 
@@ -179,9 +187,23 @@ def _event(event: Event) -> str | None:
     if event.kind == EventKind.CHECKPOINT:
         request = facts.get("request")
         return None if request is None else f"{facts.get('path')}, for request {request}"
+    if event.kind == EventKind.CONTINUED:
+        return _continued(facts.get("before"), facts.get("after"))
     if event.kind == EventKind.FAULT:
         return f"rehearsed: {facts.get('fault')} from epoch {event.epoch}"
     return f"at step {event.step}, {event.samples_seen:,} samples" + _left(facts)
+
+
+def _continued(before: object, after: object) -> str | None:
+    """`loss 2.310 -> 2.331, lr 6.390e-04 -> 6.408e-04`: who sees a leap asks why."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return None
+    named = ((name.replace("_", " "), before[name], after[name]) for name in before if name in after)
+    return ", ".join(f"{name} {old:.4g} -> {new:.4g}" for name, old, new in named if _are_numbers(old, new)) or None
+
+
+def _are_numbers(*values: object) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def _left(facts: Mapping[str, Any]) -> str:
