@@ -16,6 +16,7 @@ from trainer.contract import FaultKind, Loss, Precision, TrainSpec
 from trainer.position import Position
 from trainer.ranks import TorchAgreement
 from trainer.seeds import seed_for
+from trainer.short_texts import shortened, takes_short_texts
 from trainer.snapshot import Snapshot
 from trainer.stopwatch import Stopwatch
 
@@ -33,6 +34,7 @@ class ClipTrainee:
         self._spec, self._device, self._rank = spec, device, rank
         self.model = model
         self._loss = loss
+        self._short_texts = takes_short_texts(model)
         self._wrapped = data_parallel(model, device, spec) if ranks > 1 else model
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
@@ -93,7 +95,8 @@ class ClipTrainee:
         return loss, *features, logit_scale
 
     def _on_device(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch.images.to(self._device, non_blocking=True), batch.texts.to(self._device, non_blocking=True)
+        texts = shortened(batch.texts) if self._short_texts else batch.texts
+        return batch.images.to(self._device, non_blocking=True), texts.to(self._device, non_blocking=True)
 
     def _forward(self, model: nn.Module, pairs: Sequence[torch.Tensor], seed: int) -> tuple[torch.Tensor, ...]:
         """Image features [B, D], text features [B, D], logit scale."""

@@ -55,8 +55,8 @@ OPTIM = {
 class Mode(StrEnum):
     """Of ours."""
 
-    PARITY = "parity"  # the arithmetic of open_clip's optimizer, operation by operation
-    FAST = "fast"  # fused AdamW, as ours trains
+    PARITY = "parity"  # open_clip's arithmetic, operation by operation
+    FAST = "fast"  # as ours trains: fused AdamW, texts without their padding
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,7 @@ class Witness(ClipTrainee):
         self.losses: list[float] = []
         if mode is Mode.PARITY:
             self._optimizer = Unfused(self._optimizer)
+            self._short_texts = False
 
     def forward_backward(self, batch: Batch, at: Position) -> Tensor:
         row = super().forward_backward(batch, at)

@@ -1,7 +1,7 @@
 """Ours is open_clip_train's equal, step by step: both train on the same batches from the same weights.
 
-In parity mode (unfused AdamW) the two were the same to the last bit in all of these cases where the bounds were set.
-What remains in fast mode is what a fused AdamW rounds otherwise.
+In parity mode (unfused AdamW, whole texts) the two were the same to the last bit in all of these cases where the bounds
+were set. What remains in fast mode is what a fused AdamW and shorter texts round otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOUNDS = {
     (Mode.PARITY, FP32): (1e-5, 1e-4, 1e-4),
     (Mode.FAST, FP32): (1e-5, 1e-3, 1e-3),
     (Mode.PARITY, BF16): (1e-2, 1e-2, 1e-2),
-    (Mode.FAST, BF16): (1e-2, 1e-1, 1e-1),
+    (Mode.FAST, BF16): (3e-2, 1e-1, 1e-1),
 }
 
 
