@@ -21,16 +21,10 @@ CLUSTERS = ("accounted", "cluster")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker has all tests of a group, one after another: they share clusters. The groups may go side by side."""
+    """One worker has all tests of this folder, one after another: they share clusters. Long stories may go beside."""
     for item in items:
         if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group(_group(item.path.name)))
-
-
-def _group(file: str) -> str:
-    if file == "test_story.py":
-        return "stories"
-    return "watchdog on slurm" if file.startswith("test_watchdog") else "slurm"
+            item.add_marker(pytest.mark.xdist_group("stories" if item.path.name == "test_story.py" else "slurm"))
 
 
 @pytest.hookimpl(wrapper=True)
