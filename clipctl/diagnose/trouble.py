@@ -1,11 +1,11 @@
-"""What troubles a job that has not ended: it hangs, waits for what never comes, cannot save, or is far too slow."""
+"""What troubles a job that has not ended: it hangs, waits for what never comes, or is far too slow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from clipctl.diagnose.finding import finding, number, where, whole_number
+from clipctl.diagnose.finding import finding, number, whole_number
 from clipctl.diagnose.losses import FEW, middle, settled
 from clipctl.domain import Evidence, Incident, IncidentKind, JobState, Limits, Patience
 from clipctl.reasons import waiting
@@ -68,17 +68,6 @@ def never_runnable(evidence: Evidence) -> Incident | None:
         return None
     line = f"scheduler: job {evidence.job.scheduler_id} {evidence.job.state}, reason {evidence.job.reason}"
     return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, passes=False, lines=(line,))
-
-
-def unsaved(evidence: Evidence) -> Incident | None:
-    """Of a job that trains on though its disk refused the newest checkpoint: it bears that once."""
-    progress = evidence.progress
-    if evidence.job is None or evidence.job.state is not JobState.RUNNING or progress is None:
-        return None
-    said = progress.facts.get("unsaved")
-    if not isinstance(said, str):
-        return None
-    return finding(evidence, IncidentKind.STORAGE, said, alive=True, lines=(where(progress, f"unsaved: {said}"),))
 
 
 def slow(evidence: Evidence, limits: Limits) -> Incident | None:

@@ -74,13 +74,8 @@ def alive(case: Case) -> Decision | None:
     if case.live is None:
         return None
     incident = case.live.incident
-    trouble = f"; {named(incident)}: {incident.detail}" if incident is not None and _borne(incident) else ""
-    return Wait(basis=f"a job of attempt {case.live.number} may be alive{trouble}")
-
-
-def _borne(incident: Incident) -> bool:
-    """A trouble that its job goes on with: slow, or without the newest checkpoint."""
-    return incident.kind is IncidentKind.SLOW or (incident.kind is IncidentKind.STORAGE and incident.alive)
+    slow = f"; slow: {incident.detail}" if incident is not None and incident.kind is IncidentKind.SLOW else ""
+    return Wait(basis=f"a job of attempt {case.live.number} may be alive{slow}")
 
 
 # --- nothing lives, and nothing is to be started ------------------------------------------------------
@@ -105,7 +100,7 @@ def cancelled(case: Case) -> Decision | None:
 
 def end_unknown(case: Case) -> Decision | None:
     """How the newest attempt ended is not known yet."""
-    if case.incident is None or _borne(case.incident):
+    if case.incident is None or case.incident.kind is IncidentKind.SLOW:
         return Wait(basis="how the newest attempt ended is not known yet")
     return None
 

@@ -238,30 +238,3 @@ def test_a_pace_is_not_compared_with_that_of_other_settings() -> None:
     own = tuple(replace(p, pace=p.pace if p.pace == 9_000.0 else None) for p in seen.series.points)
     seen = replace(seen, series=replace(seen.series, points=own))
     assert diagnose(seen, LIMITS, now=seen.time) is None
-
-
-# --- the disk ---------------------------------------------------------------------------------------
-
-
-def refused(said: object, state: JobState = JobState.RUNNING) -> Evidence:
-    seen = with_losses(points(usual, 74, 75))
-    progress = Event(
-        time=0.0, seq=9, kind=EventKind.PROGRESS, epoch=75, step=9, samples_seen=90, facts={"unsaved": said}
-    )
-    return replace(seen, progress=progress, job=replace(RUNNING, state=state))
-
-
-def test_a_run_that_goes_on_though_its_disk_took_no_checkpoint_is_told_as_long_as_it_lasts() -> None:
-    seen = refused("steps/step_9.pt was not written: [Errno 28] No space left on device")
-    incident = diagnose(seen, LIMITS, now=seen.time)
-    assert incident is not None
-    assert (incident.kind, incident.alive) == (IncidentKind.STORAGE, True)
-    assert incident.detail == "steps/step_9.pt was not written: [Errno 28] No space left on device"
-    assert incident.lines[0].endswith("unsaved: steps/step_9.pt was not written: [Errno 28] No space left on device")
-
-
-@pytest.mark.parametrize(
-    "seen", [refused(None), refused(7), refused("x", JobState.PENDING)], ids=["none", "odd", "waits"]
-)
-def test_a_disk_that_took_the_newest_checkpoint_is_no_trouble(seen: Evidence) -> None:
-    assert diagnose(seen, LIMITS, now=seen.time) is None

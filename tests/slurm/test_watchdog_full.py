@@ -21,8 +21,7 @@ def test_checkpoints_that_fill_their_disk_hold_the_run(watch: Watch) -> None:
         desk.cluster.run("scancel", others)
         basis = watch.held("r")
         run = watch.run("r")
-        *borne, incident = run.incidents()  # a tick may have met the job while it trained on without its fourth
-        assert all((item["kind"], item["alive"]) == ("storage", True) for item in borne)
+        (incident,) = run.incidents()
         assert (incident["kind"], incident["passes"]) == ("storage", False)
         assert f"{FULL}: 'checkpoints/epoch_5.pt'" in incident["detail"]
         assert any(line.startswith("event ") and "crashed on rank 0" in line for line in incident["lines"])
