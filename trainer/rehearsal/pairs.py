@@ -54,7 +54,7 @@ class PairSource:
 
     def __init__(self, spec: TrainSpec, rank: int, at: Position) -> None:
         self._spec, self._rank = spec, rank
-        self._steps, self._counted = at.geometry.steps_per_epoch, at.geometry.batch_size
+        self._steps, self._counted = at.geometry.steps_per_epoch, spec.batch_size * spec.accum_freq
         self._world = World(spec.seed)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
