@@ -290,7 +290,7 @@ def test_zero_shot_data_that_is_not_there(tmp_path: Path) -> None:
 def test_a_csv_set_is_one_file_and_a_synthetic_one_is_none(tmp_path: Path) -> None:
     sets = [f"train.data.train_data={tmp_path}/pairs.csv", "train.zeroshot=null", "train.data.dataset_type=csv"]
     (line,) = missing_data(resolve("demo", sets=[*sets, "train.data.csv_separator=,"]))
-    assert line.endswith("pairs.csv: is no file that is there; a csv set is one file with a header")
+    assert line.endswith(": is no file that is there; a csv set is one file with a header")
     make(tmp_path, "pairs.csv")
     assert missing_data(resolve("demo", sets=sets)) == ()
     nothing = ["train.data.train_data=none", "train.zeroshot=null", "train.data.dataset_type=synthetic"]
