@@ -102,7 +102,7 @@ class CheckpointKeeper:
     def due(self, at: Position) -> bool:
         if not self._reserved:  # not earlier: an optimizer's state comes with its first step
             self._reserved = True
-            self._writing = at, self._writer.submit(self._trainee.reserve)
+            self._writing = at, self._writer.submit(self._trainee.reserve())
         if self._writing and self._writing[1].done():
             self._settle(FAILURES_BORNE)
         by_step = self._spec.steps is not None and at.step_in_epoch % self._spec.steps == 0

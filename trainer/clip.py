@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,9 +90,9 @@ class ClipTrainee:
                 features = [torch.cat(tensors) for tensors in zip(*beside, strict=True)]
                 loss = self._backward((*features, logit_scale))
             self._may_hold = True
-        for number in (self.model.logit_scale, self.model.logit_bias):
-            if number is not None and number.grad is not None:
-                number.grad /= len(parts)
+        for parameter in (self.model.logit_scale, self.model.logit_bias):
+            if parameter is not None and parameter.grad is not None:
+                parameter.grad /= len(parts)
         return loss, *features, logit_scale
 
     def _on_device(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,8 +139,9 @@ class ClipTrainee:
             # open_clip divides by their length.
             self.model.visual.register_forward_hook(lambda _, __, y: y.where(y * UNDERFLOW_FACTOR != 0, 1.0))
 
-    def reserve(self) -> None:
-        self._snapshot.reserve(self._state())
+    def reserve(self) -> Callable[[], None]:
+        # The state's tensors are found here: float16's first steps are skipped, and moments come while a thread looks.
+        return partial(self._snapshot.reserve, self._state())
 
     def state(self) -> dict[str, Any]:
         return self._snapshot.take(self._state())

@@ -93,8 +93,11 @@ class Trainee(Protocol):
     def rehearse(self, kind: FaultKind) -> None:
         """From now on compute as the fault does (overflow, plateau)."""
 
-    def reserve(self) -> None:
-        """Makes room for the copies of its state, so that not even the first one waits for memory. Any thread may."""
+    def reserve(self) -> Callable[[], None]:
+        """What makes room for the copies of its state, so that not even the first one waits for memory: any thread
+
+        may call it, while training goes on.
+        """
 
     def state(self) -> dict[str, Any]:
         """A copy that training leaves alone, valid until the next one is taken."""

@@ -24,6 +24,8 @@ def test_checkpoints_that_fill_their_disk_hold_the_run(watch: Watch) -> None:
         (incident,) = run.incidents()
         assert (incident["kind"], incident["passes"]) == ("storage", False)
         assert f"{FULL}: 'checkpoints/epoch_5.pt'" in incident["detail"]
+        (borne,) = run.events(1, "notice")
+        assert borne["text"].startswith("checkpoints/epoch_4.pt was not written: ") and FULL in borne["text"]
         assert any(line.startswith("event ") and "crashed on rank 0" in line for line in incident["lines"])
         assert basis.startswith("storage: ") and "a restart would not help: make room" in basis
         shown = desk.clipctl("status", "r").out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,8 @@ class RehearsalTrainee:
     def rehearse(self, kind: FaultKind) -> None:
         self._towers.factors.append(FACTORS[kind])
 
-    def reserve(self) -> None:
-        """A few hundred numbers need no room."""
+    def reserve(self) -> Callable[[], None]:
+        return lambda: None  # a few hundred numbers
 
     def state(self) -> dict[str, Any]:
         weights = {name: layer.copy() for name, layer in _layers(self.weights).items()}
