@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from trainer.trainspec import (
+    BETWEEN_SOURCES as BETWEEN_SOURCES,
     Classes as Classes,
     Count as Count,
     CountOrZero as CountOrZero,

@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-JSON_SUFFIX, TAG = "json", "punsafe"
-UNTAGGED = f"without a number {TAG} in its json"
+from trainer.members import JSON_SUFFIX, SAFETY_TAG
+
+UNTAGGED = f"without a number {SAFETY_TAG} in its json"
 
 
 def why_left_out(sample: Mapping[str, Any], max_punsafe: float) -> str | None:
@@ -18,7 +19,7 @@ def why_left_out(sample: Mapping[str, Any], max_punsafe: float) -> str | None:
     tag = _tag(sample.get(JSON_SUFFIX, b""))
     if tag is None:
         return UNTAGGED
-    return None if tag < max_punsafe else f"with {TAG} not below {max_punsafe:g}"
+    return None if tag < max_punsafe else f"with {SAFETY_TAG} not below {max_punsafe:g}"
 
 
 def _tag(text: bytes) -> float | None:
@@ -26,5 +27,5 @@ def _tag(text: bytes) -> float | None:
         facts = json.loads(text)
     except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deep
         return None
-    tag = facts.get(TAG) if isinstance(facts, dict) else None
+    tag = facts.get(SAFETY_TAG) if isinstance(facts, dict) else None
     return float(tag) if isinstance(tag, (int, float)) and not isinstance(tag, bool) else None

@@ -7,7 +7,6 @@ counted by shard, told once in the log, and the loop gives up when too much of a
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tarfile
 import zlib
@@ -15,21 +14,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from trainer.contract import BETWEEN_SOURCES
+from trainer.members import IMAGE_SUFFIXES, TEXT_SUFFIX, ends_well
 from trainer.safety import why_left_out
 from trainer.unusable import Unusable
 
 log = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's
-TEXT_SUFFIX = "txt"
-BETWEEN_SOURCES = "::"  # open_clip's and webdataset's
 FRUITLESS_SHARDS = 100  # in a row without one pair: not damage, a wrong path or a dead file system
-TAR_BLOCK = 512  # bytes
 
 UNREADABLE = (OSError, tarfile.TarError, zlib.error, EOFError)
 
@@ -147,16 +144,7 @@ def _members(shard: str, tally: Tally) -> Iterator[Mapping[str, Any]]:
         with open(shard, "rb") as file:
             for member in tar_file_iterator(file, handler=broken):
                 yield {**member, "__url__": shard}
-            if not tally.cut and shard.endswith(".tar") and not _ends_well(file):
+            if not tally.cut and shard.endswith(".tar") and not ends_well(file):
                 tally.lose_tail(shard, "the archive is cut, or goes on behind a damaged header")
     except UNREADABLE as error:
         tally.lose_tail(shard, error)
-
-
-def _ends_well(file: IO[bytes]) -> bool:
-    """tarfile takes a damaged header, or the lack of one, for the archive's end: it is one where only zeros follow."""
-    while rest := file.read(1 << 20):
-        if rest.strip(b"\0"):
-            return False
-    file.seek(-TAR_BLOCK, os.SEEK_END)
-    return not file.read().strip(b"\0")

@@ -59,6 +59,9 @@ class Schedule(StrEnum):
     CONST_COOLDOWN = "const-cooldown"  # constant up to the last epochs_cooldown epochs
 
 
+BETWEEN_SOURCES = "::"  # in train_data and its upsampling factors, as in open_clip
+
+
 class DatasetType(StrEnum):
     WEBDATASET = "webdataset"
     CSV = "csv"  # a file with a header, a row for each pair

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from trainer.compose import UNDECODABLE, Preprocess, open_image
 from trainer.contract import ZeroShot
-from trainer.shards import IMAGE_SUFFIXES, DataError, Tally, expand, image_of, samples
+from trainer.members import IMAGE_SUFFIXES
+from trainer.shards import DataError, Tally, expand, image_of, samples
 from trainer.vocabulary import EvaluationError, vocabulary
 
 LABEL_SUFFIX = "cls"

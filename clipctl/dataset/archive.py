@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
+from trainer.members import ends_well
+
 UNREADABLE = (OSError, tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError)
-TAR_BLOCK = 512  # bytes
 _META = re.compile(r"__[^/]*__($|/)")  # members that webdataset leaves out
 _KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 
@@ -49,7 +50,7 @@ class Archive:
             with open(self.path, "rb") as file:
                 try:
                     yield from _members(file)
-                    if self.path.endswith(".tar") and not _ends_well(file):
+                    if self.path.endswith(".tar") and not ends_well(file):
                         self.damage = "it is cut, or goes on behind a damaged header"
                 finally:
                     self.bytes_read = file.tell()
@@ -82,15 +83,6 @@ def _forbidden(header: tarfile.TarInfo) -> str:
     if header.issparse():
         return f"a sparse file: {header.size:,} bytes of which most are not there"
     return ""
-
-
-def _ends_well(file: IO[bytes]) -> bool:
-    """tarfile takes a damaged header, or the lack of one, for the archive's end: it is one where only zeros follow."""
-    while rest := file.read(1 << 20):
-        if rest.strip(b"\0"):
-            return False
-    file.seek(-TAR_BLOCK, os.SEEK_END)
-    return not file.read().strip(b"\0")
 
 
 def samples(members: Iterable[Member], twice: Callable[[str], None]) -> Iterator[Sample]:

@@ -12,9 +12,8 @@ from enum import StrEnum
 from clipctl.dataset.archive import Archive, Member, Sample, samples
 from clipctl.dataset.headers import image_header
 from clipctl.dataset.tags import Tags
+from trainer.members import IMAGE_SUFFIXES, JSON_SUFFIX, TEXT_SUFFIX
 
-IMAGE_SUFFIXES = ("jpg", "png", "jpeg", "webp")  # open_clip's, as in trainer.shards
-TEXT_SUFFIX, JSON_SUFFIX = "txt", "json"
 MOST_WORDS = 200  # characters of an example: what a shard calls its members is up to whoever wrote it
 
 

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+from trainer.members import SAFETY_TAG
+
 NSFW_VALUES = ("UNLIKELY", "UNSURE", "NSFW")  # LAION's
 OTHER = "other"
 
@@ -29,7 +31,7 @@ class Tags:
         if not isinstance(facts, dict):
             return False
         self.json += 1
-        punsafe, nsfw = facts.get("punsafe"), facts.get("NSFW")
+        punsafe, nsfw = facts.get(SAFETY_TAG), facts.get("NSFW")
         if isinstance(punsafe, (int, float)) and 0 <= punsafe <= 1:  # NaN is not
             self.punsafe += 1
             self.punsafe_tenths[f"{int(punsafe * 10) / 10:.1f}"] += 1

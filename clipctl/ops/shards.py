@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import time
@@ -20,14 +19,13 @@ from typing import TYPE_CHECKING
 from clipctl.dataset.allocation import Allocation, allocation, objections
 from clipctl.dataset.survey import Survey, Trouble, survey
 from clipctl.errors import InvalidSpec, Unavailable
-from clipctl.spec.shards import expand
+from clipctl.spec.shards import expand, is_remote, sources
 from trainer.contract import DatasetType
 
 if TYPE_CHECKING:
     from clipctl.spec import RunSpec
 
 SCHEMA = 1
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class Report:
 
 def named_by(pattern: str) -> list[str]:
     """The shards of a pattern. InvalidSpec: it is none, or not one of them is there."""
-    if _SCHEME.match(pattern):
+    if any(map(is_remote, sources(pattern))):
         raise InvalidSpec((f"{pattern}: must be files; pipe: and URLs are not read: copy them to a disk",))
     try:
         shards = list(expand(pattern))

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from clipctl.spec.cluster import Cluster
 from clipctl.spec.run import RunSpec
-from clipctl.spec.shards import BETWEEN_SOURCES, expand, sources
+from clipctl.spec.shards import expand, is_remote, sources
 from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
-from trainer.contract import DatasetType, Engine, Schedule
+from trainer.contract import BETWEEN_SOURCES, DatasetType, Engine, Schedule
 from trainer.schedule import Geometry
 
 TRAIN_DATA = "train.data.train_data"
 FACTORS = "train.data.train_data_upsampling_factors"
 ZEROSHOT_DATA = "train.zeroshot.data"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # What the number of steps of an epoch rests on.
 _LENGTH = ("train.data", "train.batch_size", "train.accum_freq", "resources")
 
@@ -171,8 +169,7 @@ def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 
 def _own_file(path: str, text: str) -> Iterator[Problem]:
-    """webdataset would run `pipe:` in a shell, and fetch URLs without anybody knowing what came."""
-    if _SCHEME.match(text):
+    if is_remote(text):
         yield refused(path, text, "must be a file; pipe: and URLs are not read: copy it to a disk that all ranks see")
     elif not text.startswith("/"):
         meant = Path.cwd() / os.path.expandvars(os.path.expanduser(text))

@@ -14,10 +14,10 @@ from clipctl.spec.catalogue import read_stack, stacked
 from clipctl.spec.cluster import Cluster, load_cluster
 from clipctl.spec.patch import Patch, Place, Tree, changed, flat, leaves
 from clipctl.spec.run import RunSpec, tree_of
-from clipctl.spec.shards import BETWEEN_SOURCES
 from clipctl.spec.validation import validated
 from clipctl.spec.words import nearest, refused, shown
 from clipctl.spec.yaml import MAX_DEPTH, parse_value
+from trainer.contract import BETWEEN_SOURCES
 
 AUTO = "auto"
 HOME_VARIABLE = "${CLIPCTL_HOME}"

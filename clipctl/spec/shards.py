@@ -10,14 +10,21 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-BETWEEN_SOURCES = "::"
+from trainer.contract import BETWEEN_SOURCES
+
 MAX_SHARDS = 1_000_000  # LAION-5B has 231,349 in each of its largest parts
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _GROUP = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d{1,9})\.\.(-?\d{1,9})")
 
 
 def sources(pattern: str) -> list[str]:
     return pattern.split(BETWEEN_SOURCES)
+
+
+def is_remote(source: str) -> bool:
+    """`pipe:` or a URL: webdataset would run it in a shell, or fetch it without anybody knowing what came."""
+    return _SCHEME.match(source) is not None
 
 
 def expand(pattern: str) -> Iterator[str]:
