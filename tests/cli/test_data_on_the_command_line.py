@@ -131,6 +131,11 @@ def test_several_processes_find_what_one_finds(process: Clipctl, shards: str) ->
         (("/nowhere/0.tar",), ExitStatus.INVALID, "matches no file; /nowhere/0.tar is not there"),
         (("/a/{0..3.tar",), ExitStatus.INVALID, "error: /a/{0..3.tar: must have braces in pairs"),
         (("pipe:cat x.tar",), ExitStatus.INVALID, "error: pipe:cat x.tar: must be files; pipe: and URLs are not read"),
+        (
+            ("/x.tar::s3://b/y.tar",),
+            ExitStatus.INVALID,
+            "error: /x.tar::s3://b/y.tar: must be files; pipe: and URLs are",
+        ),
         (("s3://bucket/0.tar",), ExitStatus.INVALID, "must be files"),
         (("demoo",), ExitStatus.NOT_FOUND, "did you mean demo?"),
         (("0.tar", "--set", "train.epochs=1"), ExitStatus.USAGE, "--set changes a preset's or a file's values"),
