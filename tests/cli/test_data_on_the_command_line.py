@@ -134,7 +134,7 @@ def test_several_processes_find_what_one_finds(process: Clipctl, shards: str) ->
         (
             ("/x.tar::s3://b/y.tar",),
             ExitStatus.INVALID,
-            "error: /x.tar::s3://b/y.tar: must be files; pipe: and URLs are",
+            "/x.tar::s3://b/y.tar: must be files; pipe: and URLs",
         ),
         (("s3://bucket/0.tar",), ExitStatus.INVALID, "must be files"),
         (("demoo",), ExitStatus.NOT_FOUND, "did you mean demo?"),
