@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.trainer.attempts import PATIENCE, Started, digits_spec, end, log, prepare, processes, spawn
-from trainer.contract import Engine, ExitCode, Optim, TrainSpec
+from trainer.contract import Engine, ExitCode, TrainSpec
 from trainer.verify import damage
 
 pytestmark = pytest.mark.timeout(3 * PATIENCE)
