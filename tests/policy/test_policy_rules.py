@@ -19,8 +19,8 @@ from clipctl.domain import (
     IncidentKind as Kind,
     RecoverySpec,
     Resubmit,
-    RunState,
     Rung,
+    RunState,
     Stop,
     Wait,
 )
