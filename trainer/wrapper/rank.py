@@ -45,6 +45,7 @@ from trainer.wrapper.start import (
 )
 
 LOOK_EVERY = 0.5  # seconds
+SETTLE = 2.0  # seconds: a request to stop comes to all ranks, but not at one moment, and what else ends follows from it
 LAST_WORD = 120.0  # seconds for which a rank that failed waits to be told, while rank 0 writes that down
 
 
@@ -137,6 +138,7 @@ class Lead:
         self.heard: set[int] = set()  # ranks that have said how they ended
         self.signal = 0
         self.failure: tuple[int, str] | None = None  # the first rank that failed, and its error
+        self.crash: tuple[float, Outcome] | None = None  # since when
 
     def run(self) -> Outcome:
         places = [node_of(os.environ), *(peer.expect() for peer in self.peers)]
@@ -170,7 +172,7 @@ class Lead:
             self.beat()
             self.publisher.look()
             self.hear(status)
-            if outcome := self.diverged() or self.stopped() or self.failed() or self.ended(status):
+            if outcome := self.diverged() or self.stopped() or self.completed(status) or self.crashed(status):
                 return outcome
             wait(self.peers, LOOK_EVERY)
 
@@ -209,18 +211,20 @@ class Lead:
             return None
         return Outcome(ExitCode.STOPPED, EventKind.STOPPED, self.follower.at, {"signal": self.signal})
 
-    def failed(self) -> Outcome | None:
-        return _crashed(self.follower.at, *self.failure) if self.failure else None
-
-    def ended(self, status: int | None) -> Outcome | None:
-        if status is None:
+    def completed(self, status: int | None) -> Outcome | None:
+        if status != 0 or not self.follower.completed():
             return None
-        if status != 0:
-            return _crashed(self.follower.at, 0, self.child.error(status))
-        if not self.follower.completed():
-            return _crashed(self.follower.at, 0, "open_clip_train left with code 0 before its last epoch was done")
         seconds = round(time.monotonic() - self.begun, 3)
         return Outcome(ExitCode.COMPLETED, EventKind.COMPLETED, self.follower.at, {"seconds": seconds})
+
+    def crashed(self, status: int | None) -> Outcome | None:
+        """The first failure that was heard of, once it is clear that nobody had asked for it."""
+        if status is not None and self.failure is None:
+            early = "open_clip_train left with code 0 before its last epoch was done"
+            self.failure = 0, self.child.error(status) if status else early
+        if self.failure is not None and self.crash is None:
+            self.crash = time.monotonic(), _crashed(self.follower.at, *self.failure)
+        return self.crash[1] if self.crash and time.monotonic() >= self.crash[0] + SETTLE else None
 
     def last_word(self, outcome: Outcome) -> Outcome:
         """With what was still being published when it was over."""
