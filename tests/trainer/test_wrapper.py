@@ -6,7 +6,6 @@ import math
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,8 @@ def of_job(started: Started) -> Iterator[int]:
 def child_of(started: Started, rank: int) -> int:
     """The process of open_clip_train that this rank wraps, not its workers: the oldest."""
     mine = [pid for pid in of_job(started) if f"RANK={rank}".encode() in environ(pid)]
-    return min(pid for pid in mine if b"trainer.wrapper.child" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    children = [pid for pid in mine if b"trainer.wrapper.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return min(children, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]))
 
 
 def environ(pid: int) -> list[bytes]:
@@ -140,7 +140,7 @@ def test_its_own_error_is_the_last_word(digits: Path, tmp_path: Path) -> None:
 def two_ranks(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     (tmp_path / "sitecustomize.py").write_text(ON_CPUS)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    return prepare(tmp_path / "run", 1, replace(wrapped(digits), epochs=1000), ranks=2)
+    return prepare(tmp_path / "run", 1, wrapped(digits, epochs=1000, data={"workers": 0}), ranks=2)
 
 
 def in_epoch(number: int) -> object:

@@ -7,14 +7,19 @@ from there   {"resume": path or null, "port": ..} once; {"over": true} after its
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from trainer.meeting import meet
+from trainer.place import Place
 
 Message = Mapping[str, Any]
 CHUNK = 65536  # bytes
+LOOK_EVERY = 0.5  # seconds, at what does not speak up by itself: processes, signals, the log
 
 
 class Gone(ConnectionError):
@@ -83,3 +88,14 @@ def wait(peers: Sequence[Peer], seconds: float | None) -> None:
         if not peer.gone:
             poll.register(peer, select.POLLIN)
     poll.poll(None if seconds is None else seconds * 1000)
+
+
+@contextmanager
+def met(where: Place) -> Iterator[list[Peer]]:
+    """All wrappers, once they have found each other."""
+    peers = connected(where.rank, meet(where, os.environ))
+    try:
+        yield peers
+    finally:
+        for peer in peers:
+            peer.close()

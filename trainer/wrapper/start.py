@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from trainer.place import RENDEZVOUS_VARIABLE, Place
 from trainer.resume import check_parent, newest_own, parent_of
 from trainer.unusable import Unusable
 from trainer.verify import read_manifest
+from trainer.wrapper.argv import argv
+from trainer.wrapper.process import Child
 
 OUT_LOG = "out.log"
 OF_THE_FILE = ("wd", "beta1", "beta2", "eps")  # it loads them with the optimizer, whatever its options say
@@ -80,3 +83,9 @@ def sees_one_gpu(environ: Mapping[str, str]) -> bool:
 def node_of(environ: Mapping[str, str]) -> dict[str, str]:
     host = socket.gethostname()
     return {"host": host, "node": environ.get("SLURMD_NODENAME", host)}
+
+
+def started(attempt: Attempt, folder: Path, where: Place, resume: str | None, port: int) -> Child:
+    set_device = where.count == 1 or not sees_one_gpu(os.environ)
+    arguments = argv(attempt.train, folder, Path(resume) if resume else None, set_device=set_device)
+    return Child(arguments, child_environment(os.environ, where, port))
