@@ -19,7 +19,6 @@ from trainer.unusable import Unusable
 from trainer.verify import damage, read_manifest
 from trainer.wrapper.follower import Follower, Log
 from trainer.wrapper.publisher import Publisher
-from trainer.wrapper.start import set_aside
 
 PREFIX = "2026-11-27,12:00:01 | INFO | "
 GEOMETRY = Geometry(train_num_samples=128, batch_size=8, ranks=4, workers=1)  # 4 steps of 32
@@ -152,14 +151,6 @@ def test_samples_that_its_pipeline_leaves_out_are_told_at_the_border(tmp_path: P
     bad = "Handling webdataset error (ValueError('x')). Ignoring."
     followed.write("Start epoch 0", line(1, 1, 4.5), bad, bad, line(1, 4, 4.0))
     assert followed.told.events[-1][2]["text"].startswith("rank 0 left out 2 samples")
-
-
-def test_the_log_of_a_start_before_is_set_aside(tmp_path: Path) -> None:
-    for number in (1, 2):
-        (tmp_path / "out.log").write_text(str(number))
-        set_aside(tmp_path / "out.log")
-    set_aside(tmp_path / "out.log")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out.log.1": "1", "out.log.2": "2"}
 
 
 # --- what becomes of the files ------------------------------------------------------------------------
