@@ -74,6 +74,9 @@ class Ranks(Protocol):
     rank: int
     count: int
 
+    def enter(self, phase: Phase) -> None:
+        """How long they wait for each other depends on it (trainer.deadlines)."""
+
     def agree(self, row: Any, said: Said) -> Agreement: ...
     def gather(self, value: Any) -> list[Any]:
         """Of plain objects; waits for the host, so only where training pauses anyway."""
@@ -210,6 +213,7 @@ class Loop:
             at, lr, agreed = self.unread.popleft()
             measured = agreed.read()
             self.parts.stacks.moved()
+            self.parts.ranks.enter(Phase.TRAINING)
             self.last = step = _step(measured, at)
             self.stopping = self.stopping or int(measured.stop)
             if divergence := self.guard.judge(step):
@@ -240,12 +244,17 @@ class Loop:
         self.report_bad_samples(at)
         zeroshot = self.spec.zeroshot
         if zeroshot and not self.stopping and (last or at.epochs_done % zeroshot.frequency == 0):
-            self.recorder.beat(Phase.EVALUATING, at)
-            with self.progress.paused():
-                facts = self.parts.evaluate()
+            facts = self.evaluate(at)
             self.recorder.event(EventKind.EVALUATED, at, epochs_done=at.epochs_done, **facts)
             self.progress.evaluated(facts, at)
         return begun
+
+    def evaluate(self, at: Position) -> Mapping[str, Any]:
+        self.recorder.beat(Phase.EVALUATING, at)
+        self.parts.stacks.rest()
+        self.parts.ranks.enter(Phase.EVALUATING)
+        with self.progress.paused():
+            return self.parts.evaluate()
 
     def save(self, at: Position) -> bool:
         """Not while the loss is not finite: in float16 that may be the beginning of the end."""
