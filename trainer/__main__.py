@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from trainer import garbage
 from trainer.contract import ATTEMPT_FILE, SCHEMA, Attempt, ExitCode, loads
 from trainer.flight import variables
 from trainer.origin import refuse_foreign
@@ -13,6 +14,7 @@ from trainer.signals import StopRequest
 
 
 def main(arguments: list[str]) -> int:
+    garbage.put_off()
     refuse_foreign()
     if len(arguments) != 1:
         print("usage: python -P -m trainer ATTEMPT_FOLDER", file=sys.stderr)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from trainer import garbage
 from trainer.contract import EventKind, ExitCode, FaultKind, Phase, TrainSpec
 from trainer.faults import Faults
 from trainer.guard import Divergence, Guard, Step
@@ -205,6 +206,7 @@ class Loop:
         self.bad_shards.update(batch.bad)
         at = at.after_step()
         self.unread.append((at, lr, agreed))
+        garbage.collect(at.step)
         return at
 
     def settle(self, behind: int) -> Outcome | None:
