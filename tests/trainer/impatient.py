@@ -1,4 +1,7 @@
-"""A rank that takes half a second without a step for a hang, and gives up on others after three: `python -m tests.trainer.impatient ATTEMPT_FOLDER`."""
+"""A rank that loses its patience fast: `python -m tests.trainer.impatient ATTEMPT_FOLDER`.
+
+Half a second without a step is a hang to it, and on others it gives up after three.
+"""
 
 from __future__ import annotations
 
