@@ -13,23 +13,10 @@ from clipctl.series import Point
 
 def early_signs(evidence: Evidence, limits: Limits) -> tuple[str, ...]:
     """A sentence each; none of the losses where their series was not read."""
-    if evidence.diverged is not None:
-        return ()
-    return (*_unsaved(evidence), *_of_losses(evidence, limits))
-
-
-def _of_losses(evidence: Evidence, limits: Limits) -> tuple[str, ...]:
-    if not evidence.series:
+    if evidence.diverged is not None or not evidence.series:
         return ()
     points = [point for point in evidence.series.points if settled(point, limits.loss)]
     return (*_spike(evidence, limits), *_loss_scale(points, limits.loss), *_gradients(points, limits.loss))
-
-
-def _unsaved(evidence: Evidence) -> Iterator[str]:
-    """Its disk refused the newest checkpoint: it bears that once."""
-    said = evidence.progress.facts.get("unsaved") if evidence.progress else None
-    if isinstance(said, str):
-        yield f"{said}; a second refusal ends the attempt"
 
 
 def _spike(evidence: Evidence, limits: Limits) -> Iterator[str]:

@@ -24,7 +24,6 @@ from tests.policy.losses import (
     until,
     usual,
 )
-from trainer.contract import Event, EventKind
 
 LIMITS = Limits()
 
@@ -295,16 +294,3 @@ def test_losses_that_are_not_finite_or_far_off_make_no_difference() -> None:
     stuck = [holed(point) for point in points(until(at(75), usual, flat(11.1)), 70, 75)]
     incident = judged(evidence(stuck))
     assert incident is not None and incident.form is Form.PLATEAU
-
-
-def test_a_checkpoint_that_its_disk_refused_is_an_early_sign_until_the_next_one_is_there() -> None:
-    def progress(**facts: object) -> Event:
-        return Event(time=0.0, seq=9, kind=EventKind.PROGRESS, epoch=75, step=9, samples_seen=90, facts=facts)
-
-    seen = evidence(points(usual, 74, 75))
-    told = replace(seen, progress=progress(unsaved="steps/step_9.pt was not written: Disk quota exceeded"))
-    for series in (seen.series, None):
-        assert early_signs(replace(told, series=series), LIMITS) == (
-            "steps/step_9.pt was not written: Disk quota exceeded; a second refusal ends the attempt",
-        )
-    assert early_signs(replace(seen, progress=progress()), LIMITS) == ()
