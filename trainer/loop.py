@@ -41,6 +41,7 @@ class Measured:
     grad_norm: float
     scale: float  # of the loss; 0.0: there is none
     logit_scale: float
+    patch_rms: float  # 0.0: not known
     stop: float  # the signal that asks to stop; 0.0: none
     bad: float  # samples of this step's batch that could not be used
     seen: float
@@ -48,9 +49,10 @@ class Measured:
 
     @classmethod
     def of(cls, columns: Sequence[Sequence[float]]) -> Measured:
-        """A row's nine numbers, each of all ranks: the first five come from the trainee, the others are `Said`."""
-        losses, finite, norms, scales, logit_scales, stops, bad, seen, own = columns
-        return cls(losses, finite, max(norms), scales[0], logit_scales[0], max(stops), sum(bad), sum(seen), own)
+        """A row's ten numbers, each of all ranks: the first six come from the trainee, the others are `Said`."""
+        losses, finite, norms, scales, logit_scales, patches, stops, bad, seen, own = columns
+        alike = max(norms), scales[0], logit_scales[0], patches[0]
+        return cls(losses, finite, *alike, max(stops), sum(bad), sum(seen), own)
 
 
 class Said(NamedTuple):
@@ -89,7 +91,7 @@ class Trainee(Protocol):
     own_seconds: float  # its newest forward pass, as far as the host knows, up to where it waits for other ranks
 
     def forward_backward(self, batch: Any, at: Position) -> Any:
-        """This rank's row: loss, finite, grad_norm, scale, logit_scale."""
+        """This rank's row: loss, finite, grad_norm, scale, logit_scale, patch_rms."""
 
     def update(self, agreed: Agreement, lr: float) -> None:
         """One optimizer step if every rank's numbers are finite; decided where they are, not by the host."""
@@ -304,6 +306,7 @@ def _step(measured: Measured, at: Position) -> Step:
         grad_norm=measured.grad_norm,
         scale=measured.scale or None,
         logit_scale=measured.logit_scale,
+        patch_rms=measured.patch_rms or None,
         own_seconds=tuple(measured.own_seconds),
     )
 

@@ -280,7 +280,7 @@ class Store(Standbys):
 
 
 def _is_news(known: IncidentRow | None, incident: Incident) -> bool:
-    return known is None or (json.loads(known.facts)["alive"] and not incident.alive)
+    return known is None or (json.loads(known.facts).get("alive") and not incident.alive)
 
 
 def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> Entry:

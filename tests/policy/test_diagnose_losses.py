@@ -242,6 +242,11 @@ def test_a_falling_loss_scale_and_a_leaping_gradient_norm_are_said_and_end_nothi
     assert early_signs(evidence(falling), LIMITS) == ("the loss scale fell from 32768 to 512 within 500 steps",)
     leaping = [*series[:-1], replace(series[-1], grad_norm=20.0)]
     assert early_signs(evidence(leaping), LIMITS) == ("the gradient norm is 20, where 0.5 is usual",)
+    surprised = [replace(point, patch_rms=1.1) for point in series]
+    assert early_signs(evidence(surprised), LIMITS) == ()
+    surprised[-1] = replace(series[-1], patch_rms=3.14159)
+    (said,) = early_signs(evidence(surprised), LIMITS)
+    assert said.startswith("the patch embedding's gradient is 3.14 times what AdamW expects: above 2.3 ")
     assert judged(evidence(falling)) is judged(evidence(leaping)) is None
 
 

@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 
 LENGTH = struct.Struct(">I")
 CHUNK = 8192  # bytes; what ranks are told in a step is less
-LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, STOP, BAD, SEEN, OWN_SECONDS = range(9)  # of a row
-ROW = 9
+LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, _PATCH_RMS, STOP, BAD, SEEN, OWN_SECONDS = range(10)  # of a row
+ROW = 10
 
 
 class Star:
