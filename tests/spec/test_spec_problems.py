@@ -211,7 +211,7 @@ def test_shards_that_are_no_files_are_for_those_who_allow_them() -> None:
         "train.data.train_data=https://x/it's.tar: must be without ' and blanks, as curl is told it by a shell",
     )
     assert problems("train.data.allowed_schemes=[s3]") == (
-        "train.data.allowed_schemes=[s3]: must be one of http, https, pipe",
+        "train.data.allowed_schemes.0=s3: must be one of http, https, pipe",
     )
 
 
