@@ -9,13 +9,14 @@ from typing import IO, Any, Protocol, cast
 
 from trainer.charts import Charts
 from trainer.contract import Attempt, Engine, TrainSpec
+from trainer.flight import Recorded
 from trainer.loop import Ranks, Source, Trainee
 from trainer.place import Place
 from trainer.position import Position
 from trainer.signals import StopRequest
 
 
-class ClosableRanks(Ranks, Protocol):
+class ClosableRanks(Ranks, Recorded, Protocol):
     def close(self) -> None: ...
 
 

@@ -212,6 +212,7 @@ SHOWN_ABOVE = {
 }  # fmt: skip
 SHOWN_ELSEWHERE = {
     "data.max_punsafe": "test_safe_subset.py",
+    "data.allowed_schemes": "test_streams.py",
     "data.csv_separator": "test_sets.py",
     "data.csv_img_key": "test_sets.py",
     "data.csv_caption_key": "test_sets.py",

@@ -52,6 +52,12 @@ def child_of(started: Started, rank: int) -> int:
     return min(children, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]))
 
 
+def worker_of(started: Started, rank: int) -> int:
+    """A data-loader worker of it: forked, so that its command line is its parent's."""
+    children = Path(f"/proc/{child_of(started, rank)}/task/{child_of(started, rank)}/children")
+    return int(children.read_text().split()[0])
+
+
 def environ(pid: int) -> list[bytes]:
     return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
@@ -140,7 +146,7 @@ def test_its_own_error_is_the_last_word(digits: Path, tmp_path: Path) -> None:
 def two_ranks(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     (tmp_path / "sitecustomize.py").write_text(ON_CPUS)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    return prepare(tmp_path / "run", 1, wrapped(digits, epochs=1000, data={"workers": 0}), ranks=2)
+    return prepare(tmp_path / "run", 1, wrapped(digits, epochs=1000, data={"workers": 1}), ranks=2)
 
 
 def in_epoch(number: int) -> object:
@@ -151,6 +157,7 @@ def test_a_stop_ends_all_ranks_and_leaves_the_newest_checkpoint_and_no_process(t
     process = spawn(two_ranks, 2)
     try:
         two_ranks.wait_for(lambda started: len(started.events("checkpoint")) > 1)
+        os.kill(worker_of(two_ranks, 1), signal.SIGSTOP)  # it cannot leave by itself
         for pid in set(of_job(two_ranks)) - {process.pid}:  # as slurmstepd does: workers too
             os.kill(pid, signal.SIGTERM)
         assert process.wait(timeout=PATIENCE) == ExitCode.STOPPED, log(two_ranks, 0)[-3000:]

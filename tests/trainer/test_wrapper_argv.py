@@ -68,7 +68,10 @@ SHOWN_BELOW = {
     "optim.epochs_cooldown", "optim.lr_cooldown_end", "optim.lr_cooldown_power",
     "zeroshot.data", "zeroshot.frequency",
 }  # fmt: skip
-BY_CLIPCTL = {"save.keep_last"}  # the wrapper prunes: test_wrapper.py
+BY_CLIPCTL = {
+    "save.keep_last",  # the wrapper prunes: test_wrapper.py
+    "data.allowed_schemes",  # other shards are refused before anything starts; these it reads by itself
+}
 
 # What is typed, and the rule.
 REFUSED = {
@@ -138,6 +141,14 @@ def test_what_it_has_no_option_for_is_refused_in_one_line(field: str) -> None:
     (line,) = refusal.value.problems
     assert line.startswith(f"train.{field}=")
     assert line.endswith(f": {rule}; train.engine=torch honours it")
+
+
+def test_shards_that_are_no_files_need_leave_here_too() -> None:
+    shards = "train.data.train_data=pipe:cat /x/{0..9}.tar"
+    with pytest.raises(InvalidSpec, match="unless pipe is allowed by name"):
+        resolve("l14-laion2b", sets=[*L14, shards])
+    spec = resolve("l14-laion2b", sets=[*L14, shards, "train.data.allowed_schemes=[pipe]"])
+    assert told(spec.train).train_data == "pipe:cat /x/{0..9}.tar"
 
 
 @pytest.mark.parametrize("preset", ["l14-laion2b", "h14-laion2b", "g14-laion2b"])

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trainer import flight
 from trainer.checkpoints import Fenced
 from trainer.claim import still_mine
 from trainer.continuity import left_off
@@ -87,6 +88,7 @@ class Lead:
         at = _start_of(self.attempt)
         self.record_start(at, places)
         set_aside(self.folder / OUT_LOG)
+        (self.folder / flight.FOLDER).mkdir(exist_ok=True)  # where NCCL's threads in the children write, and make none
         mine = partial(still_mine, self.folder, os.environ.get(NONCE_VARIABLE, ""))
         self.log = Log(self.folder / OUT_LOG)
         with closing(Publisher(self.attempt, self.folder, self.recorder, mine)) as self.publisher:

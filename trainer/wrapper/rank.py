@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from trainer import garbage
 from trainer.contract import Attempt, ExitCode
 from trainer.place import Place, described, place
 from trainer.signals import StopRequest
@@ -22,6 +23,7 @@ from trainer.wrapper.start import node_of, started
 
 
 def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
+    garbage.resume()  # here no step waits for it
     where = place(os.environ)
     print(described(where, os.environ), flush=True)
     return lead(attempt, folder, where, stop) if where.rank == 0 else follow(attempt, folder, where, stop)
