@@ -35,6 +35,7 @@ from trainer.trainspec import (
     Loss as Loss,
     NotNegative as NotNegative,
     Optim as Optim,
+    Parallel as Parallel,
     Positive as Positive,
     Precision as Precision,
     Rehearsal as Rehearsal,

@@ -15,13 +15,14 @@ from torch import nn
 
 from trainer.charts import tensorboard as open_charts
 from trainer.clip import ClipTrainee, loss_of
-from trainer.contract import TrainSpec
+from trainer.contract import Parallel, TrainSpec
 from trainer.data import Loader
 from trainer.models import register_models
 from trainer.place import Place
 from trainer.position import Position
 from trainer.ranks import TorchRanks
 from trainer.seeds import seed_for
+from trainer.sharded import Encoders, ShardedTrainee
 from trainer.unusable import Unusable
 from trainer.zeroshot import EvaluationError, zero_shot
 
@@ -52,16 +53,22 @@ class TorchEquipment:
         self.device = str(self._device)
         self.versions = _device_versions(self._device)
         self.ranks = TorchRanks(where, self._device)
+        self._sharded = spec.parallel is Parallel.FSDP and where.count > 1
 
     def load(self, state: Mapping[str, Any] | None) -> tuple[str, ...]:
         register_models()
         _refuse_unknown(self.spec.model)
         torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
-        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, self._device)
+        born_on = torch.device("cpu") if self._sharded else self._device
+        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, born_on)
         self._tokenizer = open_clip.get_tokenizer(self.spec.model)
         rank, count = self.ranks.rank, self.ranks.count
         loss = loss_of(self.spec.loss, self._model, rank, count)
-        self.trainee = ClipTrainee(self.spec, self._model, loss, self._device, rank, count)
+        kind = ShardedTrainee if self._sharded else ClipTrainee
+        try:
+            self.trainee = kind(self.spec, self._model, loss, self._device, rank, count)
+        except Unusable as problem:
+            raise Unusable(f"train.parallel={self.spec.parallel}: {self.spec.model}: {problem}") from problem
         if not state:
             return ()
         if problem := self.trainee.misfit(state):
@@ -83,7 +90,7 @@ class TorchEquipment:
         counts, error = None, None
         try:
             counts = zero_shot(
-                self._model,
+                Encoders(self._model) if self._sharded else self._model,
                 self._tokenizer,
                 self._preprocess_val,
                 self.spec.zeroshot,
@@ -91,6 +98,7 @@ class TorchEquipment:
                 ranks=self.ranks.count,
                 device=self._device,
                 autocast=self.trainee.autocast,
+                together=self.ranks.gather if self._sharded else None,
             )
         except EvaluationError as problem:
             error = str(problem)

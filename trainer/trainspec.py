@@ -29,6 +29,13 @@ class Engine(StrEnum):
     REHEARSAL = "rehearsal"  # a few hundred parameters in numpy: hundreds of ranks on a few cores, no data needed
 
 
+class Parallel(StrEnum):
+    """What of a model a rank holds."""
+
+    DDP = "ddp"  # all of it
+    FSDP = "fsdp"  # a part of every weight, gradient and moment: for models that do not fit
+
+
 @dataclass(frozen=True)
 class Rule:
     """A bound on a field. pydantic reads it on clipctl's side, through a hook that needs no import of it here."""
@@ -182,6 +189,7 @@ class TrainSpec:
     precision: Precision = Precision.AMP_FP16
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
     seed: CountOrZero = 0
+    parallel: Parallel = Parallel.DDP
     ddp_static_graph: bool = False
     grad_checkpointing: bool = False  # activations are computed again in the backward pass: less memory, more time
     force_patch_dropout: Fraction | None = None  # of an image's patches, other ones each step; None: the model's own
