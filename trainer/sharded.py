@@ -19,10 +19,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer.clip import AUTOCAST, PREFIX, ClipTrainee
-from trainer.contract import TrainSpec
+from trainer.contract import Parallel, TrainSpec
 from trainer.snapshot import Snapshot
 from trainer.unusable import Unusable
 
+INSTEAD = f"train.parallel={Parallel.DDP}"
 BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
 
 
@@ -116,12 +117,12 @@ def flatten_scalars(model: nn.Module) -> tuple[str, ...]:
 
 def shard(model: nn.Module, device: torch.device, ranks: int) -> None:
     """In place: each block by itself, then what is left. Unusable for towers of which no blocks are known."""
-    mesh = init_device_mesh(device.type, (ranks,))
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, BLOCKS)}
     images = {name for name in blocks if name.startswith("visual.")}
     for tower, found in (("image", images), ("text", blocks.keys() - images)):
         if not found:
-            raise Unusable(f"its {tower} tower has no transformer blocks of open_clip's to share out")
+            raise Unusable(f"its {tower} tower has no transformer blocks of open_clip's to share out; {INSTEAD}")
+    mesh = init_device_mesh(device.type, (ranks,))
     for block in blocks.values():
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
