@@ -33,7 +33,7 @@ class Parallel(StrEnum):
     """What of a model a rank holds."""
 
     DDP = "ddp"  # all of it
-    FSDP = "fsdp"  # a part of every weight, gradient and moment: for models that do not fit
+    FSDP = "fsdp"  # a part of every weight, gradient and moment
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class TrainSpec:
     precision: Precision = Precision.AMP_FP16
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
     seed: CountOrZero = 0
-    parallel: Parallel = Parallel.DDP
+    parallel: Parallel = Parallel.DDP  # fsdp: every rank holds a part of the model; for those that do not fit
     ddp_static_graph: bool = False
     grad_checkpointing: bool = False  # activations are computed again in the backward pass: less memory, more time
     force_patch_dropout: Fraction | None = None  # of an image's patches, other ones each step; None: the model's own

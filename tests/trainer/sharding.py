@@ -29,7 +29,7 @@ from trainer.ranks import TorchRanks
 from trainer.schedule import Geometry
 from trainer.sharded import ShardedTrainee
 
-STEPS, LR, MODEL = 12, 1e-3, "ViT-small-32"
+STEPS, LR, MODEL = 8, 1e-3, "ViT-small-32"
 KINDS = {Parallel.DDP: ClipTrainee, Parallel.FSDP: ShardedTrainee}
 
 

@@ -211,6 +211,7 @@ SHOWN_ABOVE = {
     "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad", "rehearsal.step_seconds",
 }  # fmt: skip
 SHOWN_ELSEWHERE = {
+    "parallel": "test_sharded.py",
     "data.max_punsafe": "test_safe_subset.py",
     "data.csv_separator": "test_sets.py",
     "data.csv_img_key": "test_sets.py",
