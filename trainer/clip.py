@@ -162,7 +162,7 @@ class ClipTrainee:
 
     def misfit(self, state: Mapping[str, Any]) -> str:
         """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
-        saved, ours = {name: tensor.shape for name, tensor in _weights(state).items()}, self._sizes()
+        saved, ours = {name: tensor.shape for name, tensor in weights_of(state).items()}, self.sizes()
         sizes = [
             f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
             for name in ours
@@ -173,20 +173,26 @@ class ClipTrainee:
         found = sizes + sorted(foreign)
         return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
 
-    def _sizes(self) -> dict[str, torch.Size]:
+    def sizes(self) -> dict[str, torch.Size]:
         """Of the weights, as checkpoints have them."""
         return {name: tensor.shape for name, tensor in self.model.state_dict().items()}
 
+    def places(self) -> list[list[str]]:
+        """Names of parameters in the order of the optimizer's state, by group."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
+
     def load(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Weights, moments and (float16 to float16) loss scale. Settings stay the spec's; returns what differed."""
-        self._load_weights(_weights(state))
+        self._load_weights(weights_of(state))
         notices = self._load_optimizer(state["optimizer"]) if "optimizer" in state else ("no optimizer state in it",)
         if self._scaler and state.get("scaler"):
             self._scaler.load_state_dict(dict(state["scaler"]))
         return notices
 
     def _load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(weights)
+        """Those that are given; the others stay as they are."""
+        self.model.load_state_dict(weights, strict=False)
 
     def _load_moments(self, saved: Mapping[str, Any]) -> None:
         self._optimizer.load_state_dict(dict(saved))
@@ -224,7 +230,7 @@ class ClipTrainee:
         return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
 
 
-def _weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def weights_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
 
 
@@ -263,12 +269,12 @@ def contrastive_loss(options: Loss, rank: int, ranks: int) -> nn.Module:
 def parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
     """open_clip's two groups in its order (optimizer state is keyed by place): without weight decay, then with."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    without = [parameter for name, parameter in named if _undecayed(name, parameter)]
-    decayed = [parameter for name, parameter in named if not _undecayed(name, parameter)]
+    without = [parameter for name, parameter in named if is_undecayed(name, parameter)]
+    decayed = [parameter for name, parameter in named if not is_undecayed(name, parameter)]
     return [{"params": without, "weight_decay": 0.0}, {"params": decayed, "weight_decay": wd}]
 
 
-def _undecayed(name: str, parameter: nn.Parameter) -> bool:
+def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
 

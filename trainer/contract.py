@@ -23,6 +23,7 @@ from typing import Annotated, Any, TypeVar
 
 from trainer.trainspec import (
     BETWEEN_SOURCES as BETWEEN_SOURCES,
+    Blocks as Blocks,
     Classes as Classes,
     Count as Count,
     CountOrZero as CountOrZero,

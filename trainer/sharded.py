@@ -12,19 +12,18 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from trainer.blocks import blocks_of
 from trainer.clip import AUTOCAST, PREFIX, ClipTrainee
 from trainer.contract import Parallel, TrainSpec
 from trainer.snapshot import Snapshot
 from trainer.unusable import Unusable
 
 INSTEAD = f"train.parallel={Parallel.DDP}"
-BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock)
 
 
 class ShardedTrainee(ClipTrainee):
@@ -65,26 +64,23 @@ class ShardedTrainee(ClipTrainee):
         weights, moments = state["state_dict"], state["optimizer"]["state"]
         for name in self._scalars:
             weights[PREFIX + name] = scalar(weights[PREFIX + name])
-        for place, parameter in enumerate(self._in_places()):
-            if place in moments and any(parameter is self.model.get_parameter(name) for name in self._scalars):
+        for place, name in enumerate(name for names in self.places() for name in names):
+            if place in moments and name in self._scalars:
                 moments[place] = {key: scalar(tensor) for key, tensor in moments[place].items()}
         return state
 
-    def _sizes(self) -> dict[str, torch.Size]:
-        return super()._sizes() | {name: torch.Size(()) for name in self._scalars}
+    def sizes(self) -> dict[str, torch.Size]:
+        return super().sizes() | {name: torch.Size(()) for name in self._scalars}
 
     def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.model.state_dict().items():
-            put(tensor, weights[name])
+        own = self.model.state_dict()
+        for name, full in weights.items():
+            put(own[name], full)
 
     def _load_moments(self, saved: Mapping[str, Any]) -> None:
-        parameters = self._in_places()
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         own = {place: _own(moments, parameters[int(place)]) for place, moments in saved["state"].items()}
         super()._load_moments({**saved, "state": own})
-
-    def _in_places(self) -> list[nn.Parameter]:
-        """By their places in the optimizer's state."""
-        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
 
 class Encoders(nn.Module):
@@ -117,13 +113,12 @@ def flatten_scalars(model: nn.Module) -> tuple[str, ...]:
 
 def shard(model: nn.Module, device: torch.device, ranks: int) -> None:
     """In place: each block by itself, then what is left. Unusable for towers of which no blocks are known."""
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, BLOCKS)}
-    images = {name for name in blocks if name.startswith("visual.")}
-    for tower, found in (("image", images), ("text", blocks.keys() - images)):
-        if not found:
+    towers = blocks_of(model)
+    for tower, blocks in towers.items():
+        if not blocks:
             raise Unusable(f"its {tower} tower has no transformer blocks of open_clip's to share out; {INSTEAD}")
     mesh = init_device_mesh(device.type, (ranks,))
-    for block in blocks.values():
+    for block in [*towers["image"], *towers["text"]]:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 

@@ -11,12 +11,15 @@ from typing import IO, Any
 
 import open_clip
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
+from trainer.blocks import configuration, mend
 from trainer.charts import tensorboard as open_charts
 from trainer.clip import ClipTrainee, loss_of
 from trainer.contract import Parallel, TrainSpec
 from trainer.data import Loader
+from trainer.fitting import fitted
 from trainer.models import register_models
 from trainer.place import Place
 from trainer.position import Position
@@ -69,11 +72,16 @@ class TorchEquipment:
             self.trainee = kind(self.spec, self._model, loss, self._device, rank, count)
         except Unusable as problem:
             raise Unusable(f"train.parallel={self.spec.parallel}: {self.spec.model}: {problem}") from problem
+        notices = uncovered(self.spec, self._model)
         if not state:
-            return ()
+            return notices
         if problem := self.trainee.misfit(state):
-            raise Unusable(f"the checkpoint to start from does not fit {self.spec.model}: {problem}")
-        return self.trainee.load(state)
+            if not self.spec.load_what_fits:
+                told = f"the checkpoint to start from does not fit {self.spec.model}: {problem}"
+                raise Unusable(f"{told}; train.load_what_fits=true keeps what fits")
+            state, account = fitted(state, self.trainee)
+            notices += account
+        return notices + self.trainee.load(state)
 
     def source(self, at: Position) -> Loader:
         return Loader(
@@ -124,13 +132,22 @@ def create(spec: TrainSpec, device: torch.device) -> tuple[nn.Module, Any, Any]:
         force_patch_dropout=spec.force_patch_dropout,
         force_image_size=spec.force_image_size,
         **(SIGLIP if spec.loss.siglip else {}),
+        **configuration(spec),
     )
+    mend(model, spec)
     if spec.force_patch_dropout and not any("PatchDropout" in type(module).__name__ for module in model.modules()):
         rule = "its image tower drops no patches; train.force_patch_dropout=null"
         raise Unusable(f"train.force_patch_dropout={spec.force_patch_dropout:g}: {spec.model}: {rule}")
     if spec.grad_checkpointing:
         model.set_grad_checkpointing()
     return model, preprocess_train, preprocess_val
+
+
+def uncovered(spec: TrainSpec, model: nn.Module) -> tuple[str, ...]:
+    """What an option does not reach, in words."""
+    if spec.grad_checkpointing and isinstance(model.visual, ModifiedResNet):
+        return ("grad_checkpointing is for the text tower alone: open_clip's ResNets keep all their activations",)
+    return ()
 
 
 def _refuse_unknown(model: str) -> None:

@@ -60,10 +60,8 @@ class Setting:
 SETTINGS = (
     *(Setting(precision, accum) for precision in Precision for accum in (1, 2)),
     Setting(Precision.FP32, grad_clip_norm=0.5),
-    Setting(Precision.AMP_BF16, 2, grad_clip_norm=0.5),
     Setting(Precision.AMP_BF16, grad_checkpointing=True),
     Setting(Precision.FP32, 2, siglip=True),
-    Setting(Precision.AMP_BF16, siglip=True),
     Setting(Precision.FP32, grad_clip_norm=0.5, ranks=3),  # no dimension can be divided by three
 )
 
