@@ -26,7 +26,7 @@ def configuration(spec: TrainSpec) -> dict[str, Any]:
     wanted = switched_on(spec)
     if not wanted:
         return {}
-    config = open_clip.get_model_config(spec.model)
+    config = None if ":" in spec.model else open_clip.get_model_config(spec.model)  # a place would be looked into
     if config is None:
         raise Unusable(_refusal(spec, "open_clip has no configuration of it to change"))
     forced = {"patch_dropout": spec.force_patch_dropout, "image_size": spec.force_image_size}
