@@ -64,7 +64,7 @@ def history(home: Path, name: str, *, now: float, queues: Queues = _NOBODY_ASKED
             raise NotFound(f"there is no run {name!r}", hint="clipctl status --all")
         queue = queues.get(run.cluster)
         view, found = run_seen(connection, run, queue=queue, files=files, now=now, patience=PATIENCE)
-        lines = [*_happened(connection, name, run.attempts, found), *_decided(connection, name)]
+        lines = [*_decided(connection, name), *_happened(connection, name, run.attempts, found)]
         if found.incident is not None and view.last_incident == found.incident:
             lines += _not_stored_yet(connection, name, found.incident, now)
     lines.sort(key=lambda line: line.time)
@@ -144,6 +144,7 @@ def _save(entry: DecisionRecord) -> Said:
 _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.ANSWER: _answer,
     EntryKind.SEEN: _seen,
+    EntryKind.ADOPT: lambda entry: ("taken over", entry.basis),
     EntryKind.END: lambda entry: ("ended", entry.basis),
     EntryKind.INCIDENT: _incident,
     EntryKind.CHECKED: _checked,
@@ -183,7 +184,8 @@ def _event(event: Event) -> str | None:
     if event.kind == EventKind.STARTED:
         hosts = facts.get("hosts")
         count = len(hosts) if isinstance(hosts, list) else 0
-        return f"with epoch {event.epoch}, step {event.step}, on {count} host{'' if count == 1 else 's'}"
+        where = f", on {count} host{'' if count == 1 else 's'}" if count else ""
+        return f"with epoch {event.epoch}, step {event.step}{where}"
     if event.kind == EventKind.CHECKPOINT:
         request = facts.get("request")
         return None if request is None else f"{facts.get('path')}, for request {request}"
