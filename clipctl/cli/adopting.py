@@ -94,10 +94,7 @@ def _plan_lines(plan: Plan) -> list[str]:
                     f"{last.epochs_done} of {plural(train.epochs, 'epoch')}, {count(last.samples_seen)} samples",
                 ),
                 ("ended", ended),
-                (
-                    "files",
-                    f"{files}, {total}" + (f", of which {spoilt} hold weights that are not finite" if spoilt else ""),
-                ),
+                ("files", f"{files}, {total}" + (f"; weights are not finite in {spoilt} of them" if spoilt else "")),
                 ("folder", str(plan.folder.path)),
             ]
         ),

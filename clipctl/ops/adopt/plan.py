@@ -25,7 +25,7 @@ from trainer.open_clip_log import Line, Progress, read_log, read_params
 from trainer.schedule import Geometry
 
 PARAMS, LOGS, RESULTS = "params.txt", ("out.log", "out-0"), "checkpoints/results.jsonl"
-PROGRAM = "open_clip_train"
+PROGRAM, LATEST = "open_clip_train", "epoch_latest.pt"
 RECENT = 900.0  # seconds: an epoch's save and evaluation take longer than a line
 _EPOCH_FILE = re.compile(r"epoch_(\d+)\.pt")
 # What says where data lies and what is kept, and nothing of how it was trained.
@@ -39,6 +39,7 @@ class Plan:
     """All that is to be, before anything is written."""
 
     source: Path
+    log: Path | None
     spec: RunSpec
     cluster: Cluster
     checkpoints: Mapping[Path, CheckpointManifest]  # files of the source, oldest first
@@ -82,7 +83,9 @@ def plan(source: Path, wish: Wish, *, fallback: Callable[[], str | None], tell: 
     does not honour, or what is missing. Unavailable: a file cannot be read.
     """
     source = source.expanduser().absolute()
-    settings, lines = _settings(source, wish), _log(source)
+    settings = _settings(source, wish)
+    log = next((source / name for name in LOGS if (source / name).exists()), None)
+    lines = _lines(log) if log is not None else []
     spec = _spec(source, settings, lines, wish, fallback)
     profile = load_cluster(spec.cluster)
     _refuse_other_ranks(spec, settings)
@@ -98,11 +101,12 @@ def plan(source: Path, wish: Wish, *, fallback: Callable[[], str | None], tell: 
     )
     return Plan(
         source=source,
+        log=log,
         spec=spec,
         cluster=profile,
         checkpoints=found,
         left_out=left_out,
-        notes=(*settings.notes, *_notes(source, spec, lines, clock.now())),
+        notes=(*settings.notes, *_notes(source, log, spec, clock.now())),
         events=events,
         incident=_incident(events, spec, profile, clock.now()),
     )
@@ -140,6 +144,9 @@ def _spec(
     _refuse_another_past(told, patch, source)
     cluster = wish.cluster or patch.get("cluster") or fallback()
     patch |= {"name": wish.name or patch.get("name") or source.name} | ({"cluster": cluster} if cluster else {})
+    if settings.ranks is None and not any(path.startswith("resources.") for path in patch):
+        hint = "--set resources.nodes=N --set resources.ranks_per_node=M"
+        raise InvalidSpec((f"{source / PARAMS}: no world_size: it does not say how many ranks there were",), hint)
     ranks = _resources(settings.ranks, str(cluster)) if settings.ranks and cluster else {}
     origins = {tuple(path.split(".")): str(source / PARAMS) for path in told}
     return settled(nested(told | ranks), patch, origins)
@@ -150,7 +157,7 @@ def _refuse_another_past(told: Mapping[str, Any], patch: Mapping[str, Any], sour
     wrong = [
         path
         for path in patch
-        if path.startswith("train") and not path.startswith(_MOVABLE) and any(_meets(path, each) for each in told)
+        if not any(f"{path}.".startswith(f"{each}.") for each in _MOVABLE) and any(_meets(path, each) for each in told)
     ]
     if wrong:
         lines = (f"--set {path}: {source / PARAMS} says how it was trained" for path in wrong)
@@ -190,12 +197,9 @@ def _text(path: Path) -> str | None:
         raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -l {path.parent}") from error
 
 
-def _log(source: Path) -> list[Line]:
-    for name in LOGS:
-        text = _text(source / name)
-        if text is not None:
-            return read_log(text.encode() + b"\n")[0]  # nobody writes on: a torn end says what it says
-    return []
+def _lines(log: Path) -> list[Line]:
+    """Nobody writes on: a torn end says what it says."""
+    return read_log((_text(log) or "").encode() + b"\n")[0]
 
 
 def _modified(path: Path) -> float:
@@ -206,41 +210,52 @@ def _checkpoints(
     source: Path, spec: RunSpec, lines: Sequence[Line], tell: Tell
 ) -> tuple[dict[Path, CheckpointManifest], tuple[str, ...]]:
     """NotFound: there is none, or none that can be used."""
-    folder = source / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    files = sorted((int(match[1]), folder / match[0]) for match in map(_EPOCH_FILE.fullmatch, names) if match)
-    total, read = 2 * sum(path.stat().st_size for _, path in files), 0
-    found: dict[Path, CheckpointManifest] = {}
-    left_out, last = [], losses(lines)
+    files, last = _files(source / "checkpoints"), losses(lines)
+    total, read = 2 * sum(path.stat().st_size for path in files), 0
+    found: dict[int, tuple[Path, CheckpointManifest]] = {}
+    left_out = []
+    for path in files:
 
-    def heard(path: Path, count: int) -> None:
-        nonlocal read
-        read += count
-        tell(path.name, read, total)
+        def heard(count: int, path: Path = path) -> None:
+            nonlocal read
+            read += count
+            tell(path.name, read, total)
 
-    for epochs, path in files:
         try:
-            contents = examine(path, lambda count, path=path: heard(path, count))  # type: ignore[misc]
-            if contents.epochs_done != epochs:
-                raise Unusable(f"its name says {epochs} epochs, it holds {contents.epochs_done}")
+            contents = _examined(path, heard)
         except Unusable as error:
             left_out.append(f"{path}: {error}")
             continue
-        except OSError as error:
-            raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -l {path}") from error
-        found[path] = _manifest(path, contents, spec, last.get(epochs))
+        epochs = contents.epochs_done
+        found.setdefault(epochs, (path, _manifest(path, contents, spec, last.get(epochs))))
     if not found:
-        raise NotFound(
-            "\n".join([f"{folder}: no checkpoint that a run could go on from", *left_out]), f"ls -l {folder}"
-        )
-    return found, tuple(left_out)
+        lacking = f"{source / 'checkpoints'}: no checkpoint that a run could go on from"
+        raise NotFound("\n".join([lacking, *left_out]), f"ls -l {source / 'checkpoints'}")
+    return dict(found[epochs] for epochs in sorted(found)), tuple(left_out)
+
+
+def _files(folder: Path) -> list[Path]:
+    """By epochs; at the end what --save-most-recent keeps, which may be one of them once more."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = sorted(int(match[1]) for match in map(_EPOCH_FILE.fullmatch, names) if match)
+    return [folder / f"epoch_{number}.pt" for number in numbers] + [folder / LATEST] * (LATEST in names)
+
+
+def _examined(path: Path, heard: Callable[[int], None]) -> Contents:
+    try:
+        contents = examine(path, heard)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -l {path}") from error
+    if path.name not in (LATEST, f"epoch_{contents.epochs_done}.pt"):
+        raise Unusable(f"of another epoch than its name says: it holds {contents.epochs_done}")
+    return contents
 
 
 def _manifest(path: Path, contents: Contents, spec: RunSpec, loss: float | None) -> CheckpointManifest:
     geometry = Geometry.of(spec.train, spec.ranks)
     epochs = contents.epochs_done
     return CheckpointManifest(
-        file=path.name,
+        file=f"epoch_{epochs}.pt",
         size=contents.size,
         digest=contents.digest,
         run=spec.name,
@@ -257,8 +272,7 @@ def _manifest(path: Path, contents: Contents, spec: RunSpec, loss: float | None)
     )
 
 
-def _notes(source: Path, spec: RunSpec, lines: Sequence[Line], now: float) -> Iterator[str]:
-    log = next((source / name for name in LOGS if (source / name).exists()), None)
+def _notes(source: Path, log: Path | None, spec: RunSpec, now: float) -> Iterator[str]:
     if log is None:
         yield f"{source} has no {LOGS[0]}: its past is its checkpoints alone"
     elif now - _modified(log) < RECENT:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from clipctl.domain import Incident
 from clipctl.errors import ClipctlError, Refused, Unavailable
+from clipctl.joblogs import rank_log
 from clipctl.layout import RunFolder
 from clipctl.ops import execute
 from clipctl.ops.adopt.plan import PROGRAM, Plan
@@ -72,7 +73,7 @@ def adopt(plan: Plan, *, actor: str, store: Store, clock: Clock) -> Adopted:
         folder=str(folder.path),
         source=str(plan.source),
         state=str(state),
-        checkpoints=tuple(f"attempts/1/checkpoints/{path.name}" for path in plan.checkpoints),
+        checkpoints=tuple(f"attempts/1/checkpoints/{each.file}" for each in plan.checkpoints.values()),
         linked=how,
         left_out=plan.left_out,
         notes=plan.notes,
@@ -114,10 +115,15 @@ def _write(plan: Plan, folder: RunFolder, actor: str, now: float) -> str:
     contract.write_atomic(folder.run, spec_to_json(plan.spec))
     contract.write_atomic(attempt.attempt, contract.dumps(told))
     contract.write_atomic(attempt.events, "".join(f"{contract.dumps(event)}\n" for event in plan.events))
-    how = [_link(path, attempt.checkpoints / path.name) for path in plan.checkpoints]
-    for path, manifest in plan.checkpoints.items():
-        contract.write_atomic(manifest_path(attempt.checkpoints / path.name), contract.dumps(manifest))
-    for entry in _entries(plan, actor, now):
+    nonce = secrets.token_hex(8)
+    if plan.log is not None:  # for `clipctl logs`
+        logs = folder.job(nonce).logs
+        logs.mkdir(mode=0o700, parents=True)
+        _link(plan.log, rank_log(folder.job(nonce), 0))
+    how = [_link(path, attempt.checkpoints / manifest.file) for path, manifest in plan.checkpoints.items()]
+    for manifest in plan.checkpoints.values():
+        contract.write_atomic(manifest_path(attempt.checkpoints / manifest.file), contract.dumps(manifest))
+    for entry in _entries(plan, nonce, actor, now):
         ledger.append(folder, entry.line(plan.spec.name))
     return "; ".join(dict.fromkeys(how))
 
@@ -134,11 +140,11 @@ def _link(path: Path, place: Path) -> str:
         return f"symbolic links ({error.strerror}): the files must stay where they are"
 
 
-def _entries(plan: Plan, actor: str, now: float) -> Iterator[Entry]:
+def _entries(plan: Plan, nonce: str, actor: str, now: float) -> Iterator[Entry]:
     """As its first line any run has an intent: here it is when and as what it was begun, and by which program."""
     start = execute.Start(spec=plan.spec, cluster=plan.cluster, folder=plan.folder)
     began, ended = plan.events[0].time, max(event.time for event in plan.events)
-    nonce, spec = secrets.token_hex(8), plan.spec
+    spec = plan.spec
     facts = {
         "run_id": secrets.token_hex(4),
         "cluster": spec.cluster,
