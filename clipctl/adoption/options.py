@@ -178,16 +178,27 @@ _HARMLESS = frozenset(
         *("val_frequency", "val_num_samples", "train_sz", "val_sz", "train_loss_ema_samples", "max_image_pixels"),
         *("loss_dist_impl", "dataset_type", "dataset_resampled", "csv_separator", "csv_img_key", "csv_caption_key"),
         *("lr_scheduler", "epochs_cooldown", "lr_cooldown_end", "lr_cooldown_power", "save_frequency"),
-        *("imagenet_val", "zeroshot_frequency"),
+        *("imagenet_val", "zeroshot_frequency", "regression_frequency", "C"),
     }
 )
 # Of a switch that is an option of its own: without it they say nothing
-_OF_A_SWITCH = ("wandb_", "remote_sync", "coca_", "audio_", "naflex_", "fsdp_", "torchcompile_", "val_retrieval_")
+_OF_A_SWITCH = (
+    "wandb_",
+    "remote_sync",
+    "coca_",
+    "audio_",
+    "naflex_",
+    "fsdp_",
+    "torchcompile_",
+    "val_retrieval_",
+    "bucket_",
+)
 _USUAL: Mapping[str, frozenset[str]] = {
     "opt": frozenset({"adamw"}),
     "image_key": frozenset({"jpg;png;jpeg;webp"}),
     "text_key": frozenset({"txt"}),
     "text_pooler_in_head": frozenset({"True"}),
+    "aggregate": frozenset({"True"}),  # v0.1's word for gathering features from all ranks
 }
 _OFF = frozenset({"False", "", "{}", "[]", "0"})
 NO_LIKE = "clipctl's trainer has no such option"

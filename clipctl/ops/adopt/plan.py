@@ -83,6 +83,13 @@ def plan(source: Path, wish: Wish, *, fallback: Callable[[], str | None], tell: 
     does not honour, or what is missing. Unavailable: a file cannot be read.
     """
     source = source.expanduser().absolute()
+    try:
+        return _plan(source, wish, fallback, tell, clock.now())
+    except OSError as error:
+        raise Unavailable(f"{error.filename or source}: {error.strerror}", hint=f"ls -l {source}") from error
+
+
+def _plan(source: Path, wish: Wish, fallback: Callable[[], str | None], tell: Tell, now: float) -> Plan:
     settings = _settings(source, wish)
     log = next((source / name for name in LOGS if (source / name).exists()), None)
     lines = _lines(log) if log is not None else []
@@ -106,9 +113,9 @@ def plan(source: Path, wish: Wish, *, fallback: Callable[[], str | None], tell: 
         cluster=profile,
         checkpoints=found,
         left_out=left_out,
-        notes=(*settings.notes, *_notes(source, log, spec, clock.now())),
+        notes=(*settings.notes, *_notes(source, log, spec, now)),
         events=events,
-        incident=_incident(events, spec, profile, clock.now()),
+        incident=_incident(events, spec, profile, now),
     )
 
 
@@ -193,8 +200,6 @@ def _text(path: Path) -> str | None:
         return path.read_text("utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -l {path.parent}") from error
 
 
 def _lines(log: Path) -> list[Line]:
@@ -242,10 +247,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _examined(path: Path, heard: Callable[[int], None]) -> Contents:
-    try:
-        contents = examine(path, heard)
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}", hint=f"ls -l {path}") from error
+    contents = examine(path, heard)
     if path.name not in (LATEST, f"epoch_{contents.epochs_done}.pt"):
         raise Unusable(f"of another epoch than its name says: it holds {contents.epochs_done}")
     return contents

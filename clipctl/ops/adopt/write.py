@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipctl.domain import Incident
-from clipctl.errors import ClipctlError, Refused, Unavailable
+from clipctl.errors import Refused, Unavailable
 from clipctl.joblogs import rank_log
 from clipctl.layout import RunFolder
 from clipctl.ops import execute
@@ -61,7 +61,7 @@ def adopt(plan: Plan, *, actor: str, store: Store, clock: Clock) -> Adopted:
             _put_in_place(scratch, folder)
             try:
                 store.adopt(plan.spec.name, folder.path)
-            except ClipctlError:
+            except BaseException:
                 os.rename(folder.path, scratch)
                 raise
     except OSError as error:
