@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from clipctl.adoption.options import Settings, settings_of
@@ -136,7 +137,9 @@ def _settings(source: Path, wish: Wish) -> Settings:
         )
     if against:
         lines = tuple(f"{path}: {name}: {why}" for name, why in against.items())
-        raise InvalidSpec(lines, " ".join(["clipctl adopt DIR", *(f"--without {name}" for name in against)]))
+        raise InvalidSpec(
+            lines, " ".join([f"clipctl adopt {quote(str(source))}", *(f"--without {name}" for name in against)])
+        )
     return settings
 
 

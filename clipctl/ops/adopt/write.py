@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipctl.domain import Incident
+from clipctl.domain import Incident, RunState
 from clipctl.errors import Refused, Unavailable
 from clipctl.joblogs import rank_log
 from clipctl.layout import RunFolder
 from clipctl.ops import execute
 from clipctl.ops.adopt.plan import PROGRAM, Plan
 from clipctl.ops.clock import Clock
-from clipctl.ops.read import advice
 from clipctl.spec import spec_to_json
 from clipctl.store import ledger
 from clipctl.store.ledger import EntryKind
@@ -78,7 +77,7 @@ def adopt(plan: Plan, *, actor: str, store: Store, clock: Clock) -> Adopted:
         left_out=plan.left_out,
         notes=plan.notes,
         incident=plan.incident,
-        next=advice.plain(run, state),
+        next=f"clipctl {'show' if state is RunState.COMPLETED else 'resume'} {run}",
     )
 
 
