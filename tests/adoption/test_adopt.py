@@ -88,6 +88,8 @@ def test_a_run_that_was_killed_is_there_with_its_past_and_waits_for_a_person(
     ]
     [evaluated] = events(home, "evaluated")
     assert evaluated.facts == {"epochs_done": 2, "top1": 0.123456, "top5": 0.5}, "results.jsonl has more digits"
+    told = [line["what"] for line in json.loads(clipctl("history", "theirs", "--json").out)["lines"]]
+    assert told == ["launch", "started", "taken over", "incident"]
     assert "begun by open_clip_train (open_clip_train)" in " ".join(clipctl("history", "theirs").out.split())
     assert "Train Epoch: 2" in clipctl("logs", "theirs").out
 

@@ -130,5 +130,6 @@ SILENT = """
 cache_dir checkpoint_path coca_caption_loss_weight coca_contrastive_loss_weight copy_codebase csv_caption_key
 csv_img_key csv_separator debug delete_previous_checkpoint device dist_backend dist_url distributed epochs_cooldown
 log_local logs loss_dist_impl lr_cooldown_end lr_cooldown_power name no_set_device_rank remote_sync
-remote_sync_frequency remote_sync_protocol report_to resume save_most_recent val_frequency val_num_samples wandb_notes wandb_project_name
+remote_sync_frequency remote_sync_protocol report_to resume save_most_recent val_frequency val_num_samples wandb_notes
+wandb_project_name
 """

@@ -100,6 +100,8 @@ def test_each_start_is_counted_by_its_own_options() -> None:
     events = past(formatted(0, 3.0, "v2.0.0"), *start, formatted(1, 3.0, "v2.0.0"))
     steps = [(event.step, event.facts["steps_per_epoch"]) for event in events if event.kind == "progress"]
     assert steps == [(4, 20), (10 + 2, 10)]
+    again = past(*start, f"{BEFORE}Params:", f"{BEFORE}Start epoch 1")
+    assert [event.facts["steps_per_epoch"] for event in again if event.kind == "started"] == [10, 20]
 
 
 def test_results_jsonl_is_used_where_it_has_as_many_lines() -> None:
