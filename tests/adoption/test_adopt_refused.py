@@ -140,6 +140,24 @@ def test_values_that_cannot_be(
     assert said in refused(clipctl, home, ExitStatus.INVALID, str(theirs.folder), *LOCAL, *options)
 
 
+def test_a_cluster_is_told_what_it_needs_and_gets_as_many_nodes_as_there_were(
+    theirs: Experiment, clipctl: Clipctl, home: Path, tmp_path: Path
+) -> None:
+    killed(theirs)
+    theirs.set(world_size=8)
+    where = ("--cluster", "juwels-booster")
+    complaint = refused(clipctl, home, ExitStatus.INVALID, str(theirs.folder), *where)
+    assert "slurm.account: is missing: juwels-booster bills a project" in complaint
+    assert "root: is missing: a folder that all nodes of juwels-booster see" in complaint
+    given = ("--set", "slurm.account=mine", "--set", f"root={tmp_path}/root")
+    assert clipctl("adopt", str(theirs.folder), *where, *given).code == 0
+    spec = json.loads((tmp_path / "root/runs/theirs/run.json").read_text())["spec"]
+    assert (spec["resources"], spec["slurm"]["account"]) == ({"nodes": 2, "ranks_per_node": 4}, "mine")
+    theirs.set(world_size=9)
+    complaint = refused(clipctl, home, ExitStatus.INVALID, str(theirs.folder), *where, *given, "--name", "odd")
+    assert "resources: 1 x 4 ranks: it was trained by 9" in complaint
+
+
 def test_where_its_data_lies_may_be_said_anew(theirs: Experiment, clipctl: Clipctl, home: Path) -> None:
     killed(theirs)
     theirs.set(train_data="data/{00..07}.tar", imagenet_val="imagenet")

@@ -19,6 +19,7 @@ from clipctl.journal import landmarks
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
 from clipctl.series import Series, Settings as OfSeries, flat, points_of
+from clipctl.site.preflight import lasting
 from clipctl.spec import Cluster, RunSpec, load_cluster, missing_data, patch_of, settled
 from clipctl.spec.patch import nested
 from trainer.contract import CheckpointManifest, Event, EventKind, Stream
@@ -97,6 +98,8 @@ def _plan(source: Path, wish: Wish, fallback: Callable[[], str | None], tell: Te
     spec = _spec(source, settings, lines, wish, fallback)
     profile = load_cluster(spec.cluster)
     _refuse_other_ranks(spec, settings)
+    if lacking := tuple(lasting(spec, profile)):
+        raise InvalidSpec(lacking, f"clipctl doctor --cluster {profile.name}")
     found, left_out = _checkpoints(source, spec, lines, tell)
     events = events_of(
         lines,
