@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from clipctl.ops.adopt.plan import Plan, Tell, Wish, plan, refuse_taken
+from clipctl.ops.adopt.checkpoints import Tell
+from clipctl.ops.adopt.plan import Plan, Wish, plan, refuse_taken
 from clipctl.ops.adopt.write import Adopted, adopt
 
 __all__ = ["Adopted", "Plan", "Tell", "Wish", "adopt", "plan", "refuse_taken"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,29 +10,25 @@ from typing import Any
 
 from clipctl.adoption.options import Settings, settings_of
 from clipctl.adoption.past import events_of, losses, read_results
-from clipctl.adoption.weights import Contents, Unusable, examine
 from clipctl.diagnose import diagnose
 from clipctl.domain import Evidence, Incident, IncidentKind
 from clipctl.errors import InvalidSpec, NotFound, Refused, Unavailable
 from clipctl.journal import landmarks
 from clipctl.layout import RunFolder
+from clipctl.ops.adopt.checkpoints import Tell, checkpoints
 from clipctl.ops.clock import Clock
 from clipctl.series import Series, Settings as OfSeries, flat, points_of
 from clipctl.site.preflight import lasting
 from clipctl.spec import Cluster, RunSpec, load_cluster, missing_data, patch_of, settled
 from clipctl.spec.patch import nested
-from trainer.contract import CheckpointManifest, Event, EventKind, Stream
+from trainer.contract import CheckpointManifest, Event, EventKind
 from trainer.open_clip_log import Line, Progress, read_log, read_params
-from trainer.schedule import Geometry
 
 PARAMS, LOGS, RESULTS = "params.txt", ("out.log", "out-0"), "checkpoints/results.jsonl"
-PROGRAM, LATEST = "open_clip_train", "epoch_latest.pt"
+PROGRAM = "open_clip_train"
 RECENT = 900.0  # seconds: an epoch's save and evaluation take longer than a line
-_EPOCH_FILE = re.compile(r"epoch_(\d+)\.pt")
 # What says where data lies and what is kept, and nothing of how it was trained.
 _MOVABLE = ("train.data.train_data", "train.zeroshot", "train.save.keep_last", "train.data.max_bad_fraction")
-
-Tell = Callable[[str, int, int], None]  # what is read, how much of it, how much there is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,7 @@ def _plan(source: Path, wish: Wish, fallback: Callable[[], str | None], tell: Te
     _refuse_other_ranks(spec, settings)
     if lacking := tuple(lasting(spec, profile)):
         raise InvalidSpec(lacking, f"clipctl doctor --cluster {profile.name}")
-    found, left_out = _checkpoints(source, spec, lines, tell)
+    found, left_out = checkpoints(source / "checkpoints", spec, losses(lines), tell)
     events = events_of(
         lines,
         spec.train,
@@ -215,69 +210,6 @@ def _lines(log: Path) -> list[Line]:
 
 def _modified(path: Path) -> float:
     return path.stat().st_mtime
-
-
-def _checkpoints(
-    source: Path, spec: RunSpec, lines: Sequence[Line], tell: Tell
-) -> tuple[dict[Path, CheckpointManifest], tuple[str, ...]]:
-    """NotFound: there is none, or none that can be used."""
-    files, last = _files(source / "checkpoints"), losses(lines)
-    total, read = 2 * sum(path.stat().st_size for path in files), 0
-    found: dict[int, tuple[Path, CheckpointManifest]] = {}
-    left_out = []
-    for path in files:
-
-        def heard(count: int, path: Path = path) -> None:
-            nonlocal read
-            read += count
-            tell(path.name, read, total)
-
-        try:
-            contents = _examined(path, heard)
-        except Unusable as error:
-            left_out.append(f"{path}: {error}")
-            continue
-        epochs = contents.epochs_done
-        found.setdefault(epochs, (path, _manifest(path, contents, spec, last.get(epochs))))
-    if not found:
-        lacking = f"{source / 'checkpoints'}: no checkpoint that a run could go on from"
-        raise NotFound("\n".join([lacking, *left_out]), f"ls -l {source / 'checkpoints'}")
-    return dict(found[epochs] for epochs in sorted(found)), tuple(left_out)
-
-
-def _files(folder: Path) -> list[Path]:
-    """By epochs; at the end what --save-most-recent keeps, which may be one of them once more."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    numbers = sorted(int(match[1]) for match in map(_EPOCH_FILE.fullmatch, names) if match)
-    return [folder / f"epoch_{number}.pt" for number in numbers] + [folder / LATEST] * (LATEST in names)
-
-
-def _examined(path: Path, heard: Callable[[int], None]) -> Contents:
-    contents = examine(path, heard)
-    if path.name not in (LATEST, f"epoch_{contents.epochs_done}.pt"):
-        raise Unusable(f"of another epoch than its name says: it holds {contents.epochs_done}")
-    return contents
-
-
-def _manifest(path: Path, contents: Contents, spec: RunSpec, loss: float | None) -> CheckpointManifest:
-    geometry = Geometry.of(spec.train, spec.ranks)
-    epochs = contents.epochs_done
-    return CheckpointManifest(
-        file=f"epoch_{epochs}.pt",
-        size=contents.size,
-        digest=contents.digest,
-        run=spec.name,
-        attempt=1,
-        epochs_done=epochs,
-        step=epochs * geometry.steps_per_epoch,
-        step_in_epoch=0,
-        samples_seen=contents.samples_seen or epochs * geometry.samples_per_epoch,
-        loss=loss,
-        finite=contents.finite,
-        precision=spec.train.precision,
-        stream=Stream(batch_size=geometry.batch_size, ranks=geometry.ranks, workers=geometry.workers),
-        time=_modified(path),
-    )
 
 
 def _notes(source: Path, log: Path | None, spec: RunSpec, now: float) -> Iterator[str]:
