@@ -24,11 +24,13 @@ SHARED = (
     "claim",
     "predecessor",
     "spawn",
+    "open_clip_log",
 )  # imported on a login node, or by the job script
 DOCUMENTED = (
     "trainer/contract.py",
     "trainer/schedule.py",
     "trainer/verify.py",
+    "trainer/open_clip_log.py",
     "clipctl/layout.py",
     "clipctl/domain/facts.py",
     "clipctl/domain/decisions.py",

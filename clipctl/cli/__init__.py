@@ -8,6 +8,7 @@ import sys
 import typer
 
 from clipctl.cli import (  # noqa: F401  each adds its commands to the app
+    adopting,
     database,
     examining,
     logbook,

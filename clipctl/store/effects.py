@@ -76,6 +76,12 @@ def _is_answered(job: JobRow | StandbyRow, line: Line) -> None:
         job.ended_at = line["time"]
 
 
+def _adopt(session: Session, run: RunRow, line: Line) -> None:
+    """What no scheduler of ours ever knew is over, with the last word of its log."""
+    job, _ = rows.existing_job(session, line["nonce"])
+    job.answer, job.ended_at = Answer.ADOPTED, line["ended_at"]
+
+
 def _seen(session: Session, run: RunRow, line: Line) -> None:
     _is_seen(rows.existing_job(session, line["nonce"])[0], line)
 
@@ -180,6 +186,7 @@ def _standby_end(session: Session, run: RunRow, line: Line) -> None:
 _EFFECTS: Mapping[str, Callable[[Session, RunRow, Line], None]] = {
     EntryKind.INTENT: _intent,
     EntryKind.ANSWER: _answer,
+    EntryKind.ADOPT: _adopt,
     EntryKind.SEEN: _seen,
     EntryKind.END: _end,
     EntryKind.INCIDENT: _incident,

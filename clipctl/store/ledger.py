@@ -35,6 +35,7 @@ class EntryKind(StrEnum):
     WITHDRAW = "withdraw"  # it must not start; the scheduler is told next
     PROMOTE = "promote"  # it has started: from here on it is the run's newest attempt, and its live job
     STANDBY_END = "standby_end"  # it is gone, and never was an attempt
+    ADOPT = "adopt"  # the attempt ran under open_clip_train, and is over
     VOID = "void"  # the line that it names had no effect: the database did not take it
 
 

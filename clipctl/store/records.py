@@ -19,6 +19,7 @@ class Answer(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     UNKNOWN = "unknown"
+    ADOPTED = "adopted"  # none was ever asked by us: open_clip_train ran it
 
 
 @dataclass(frozen=True, kw_only=True)

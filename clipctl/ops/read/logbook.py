@@ -67,7 +67,7 @@ def history(home: Path, name: str, *, now: float, queues: Queues = _NOBODY_ASKED
         lines = [*_happened(connection, name, run.attempts, found), *_decided(connection, name)]
         if found.incident is not None and view.last_incident == found.incident:
             lines += _not_stored_yet(connection, name, found.incident, now)
-    lines.sort(key=lambda line: line.time)
+    lines.sort(key=lambda line: (line.time, line.what not in _FIRST))
     return HistoryView(run=name, state=view.state, folder=view.folder, next=view.next, lines=tuple(lines))
 
 
@@ -79,7 +79,7 @@ def _decided(connection: sqlite3.Connection, run: str) -> Iterator[Line]:
     for entry in views.decisions(connection, run):
         said = _SAID.get(entry.kind, _as_it_is)(entry)
         if entry.kind in _STARTS:
-            said = ("launch" if entry.attempt == 1 else "resume", _start(attempts, entry))
+            said = (_FIRST[0] if entry.attempt == 1 else _FIRST[1], _start(attempts, entry))
         if said is not None:
             actor = "" if entry.actor in CLIPCTL else entry.actor
             yield Line(time=entry.time, attempt=entry.attempt, what=said[0], text=said[1], actor=actor)
@@ -106,6 +106,7 @@ def _attempt_of(path: str) -> int:
 
 
 _STARTS = (EntryKind.INTENT, EntryKind.PROMOTE)
+_FIRST = ("launch", "resume")  # of what has one time: a log that was taken over tells whole seconds
 Said = tuple[str, str] | None
 
 
@@ -144,6 +145,7 @@ def _save(entry: DecisionRecord) -> Said:
 _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.ANSWER: _answer,
     EntryKind.SEEN: _seen,
+    EntryKind.ADOPT: lambda entry: ("taken over", entry.basis),
     EntryKind.END: lambda entry: ("ended", entry.basis),
     EntryKind.INCIDENT: _incident,
     EntryKind.CHECKED: _checked,
@@ -183,7 +185,8 @@ def _event(event: Event) -> str | None:
     if event.kind == EventKind.STARTED:
         hosts = facts.get("hosts")
         count = len(hosts) if isinstance(hosts, list) else 0
-        return f"with epoch {event.epoch}, step {event.step}, on {count} host{'' if count == 1 else 's'}"
+        where = f", on {count} host{'' if count == 1 else 's'}" if count else ""
+        return f"with epoch {event.epoch}, step {event.step}{where}"
     if event.kind == EventKind.CHECKPOINT:
         request = facts.get("request")
         return None if request is None else f"{facts.get('path')}, for request {request}"
