@@ -155,21 +155,11 @@ class ClipTrainee:
         return all(bool(tensor.isfinite().all()) for tensor in state["state_dict"].values())
 
     def misfit(self, state: Mapping[str, Any]) -> str:
-        """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
-        saved, ours = _weights(state), self.model.state_dict()
-        sizes = [
-            f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
-            for name in ours
-            if name in saved and saved[name].shape != ours[name].shape
-        ]
-        foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
-        foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
-        found = sizes + sorted(foreign)
-        return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+        return misfit(self.model, state)
 
     def load(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Weights, moments and (float16 to float16) loss scale. Settings stay the spec's; returns what differed."""
-        self.model.load_state_dict(_weights(state))
+        self.model.load_state_dict(weights(state))
         notices = self._load_optimizer(state["optimizer"]) if "optimizer" in state else ("no optimizer state in it",)
         if self._scaler and state.get("scaler"):
             self._scaler.load_state_dict(dict(state["scaler"]))
@@ -204,7 +194,22 @@ class ClipTrainee:
         return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
 
 
-def _weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def misfit(model: nn.Module, state: Mapping[str, Any]) -> str:
+    """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
+    saved, ours = weights(state), model.state_dict()
+    sizes = [
+        f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
+        for name in ours
+        if name in saved and saved[name].shape != ours[name].shape
+    ]
+    foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
+    foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
+    found = sizes + sorted(foreign)
+    return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+
+
+def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """By the names that the model has for them when it runs alone."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
 
 
