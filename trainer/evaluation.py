@@ -1,10 +1,11 @@
-"""What an evaluation job is asked, and what it leaves: shared by clipctl and `trainer.benchmark`. Standard library only.
+"""What an evaluation job is asked, and what it leaves, for clipctl and for `trainer.benchmark`. Standard library only.
 
 One folder an evaluation, `evals/<nonce>` of the run's: no part of any attempt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,14 @@ def write_results(folder: Path, results: Iterable[Result]) -> None:
     write_atomic(folder / RESULTS_FILE, "".join(f"{dumps(result)}\n" for result in results))
 
 
-def parsed(text: str) -> tuple[Result, ...]:
+def parsed(text: str | bytes) -> tuple[Result, ...]:
     """The lines of `results.jsonl`. ValueError: it is not what a job writes."""
-    return tuple(loads(Result, line) for line in text.splitlines())
+    results = tuple(loads(Result, line) for line in text.splitlines())
+    for result in results:
+        if not isinstance(result.metrics, dict) or not all(map(_is_number, result.metrics.values())):
+            raise ValueError(f"{result.dataset}: metrics that are no numbers: {result.metrics!r:.80}")
+    return results
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -9,6 +9,7 @@ import typer
 
 from clipctl.cli import (  # noqa: F401  each adds its commands to the app
     database,
+    evaluating,
     examining,
     logbook,
     policy,

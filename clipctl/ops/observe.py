@@ -268,6 +268,24 @@ def _logs(job: JobRecord, report: JobReport | None, files: Files) -> tuple[int |
     return first, (*about_nodes, *last, *its_own, *rank)
 
 
+def take_in_evaluations(store: Store, clock: Clock) -> tuple[str, ...]:
+    """What evaluation jobs left that are over, into the store; a line each. Files alone are read: nobody is asked.
+
+    One whose disk does not answer, or that was killed before it could say so, stays open.
+    """
+    lines, files = [], LocalFiles()
+    for each in store.unfinished_evaluations():
+        folder = RunFolder(each.folder).evaluation(each.identity.nonce)
+        try:
+            end, results = journal.exit_record(files, folder), journal.results(files, folder)
+        except OSError:
+            continue
+        if end is not None:
+            store.evaluated(each.identity.nonce, results, exit_code=end.code, time=clock.now())
+            lines.append(f"{each.identity.run}: evaluated: epoch {each.epoch} on {each.suite}, code {end.code}")
+    return tuple(lines)
+
+
 def _end(evidence: Evidence, limits: Limits) -> str:
     """Why the job is over for certain; empty: it is not. The last word is not enough: ranks may still be saving."""
     report = evidence.job
