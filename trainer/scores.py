@@ -76,11 +76,10 @@ class Scorer:
             f"wds/{dataset}", root=str(folder), transform=self._transform, split=SPLIT, task=task, download=False
         )
         workers = min(shards_of(folder), len(os.sched_getaffinity(0))) if self._device == "cuda" else 0
-        loader = torch.utils.data.DataLoader(made.batched(self._batch_size), batch_size=None, num_workers=workers)
-        score = self._retrieval if retrieval else self._classification
-        return score(counted.of(loader), made)
+        batches = counted.of(batched(made, self._batch_size, workers))
+        return self._retrieval(batches) if retrieval else self._classification(batches, made)
 
-    def _retrieval(self, batches: Iterable[Any], made: Any) -> Mapping[str, float]:
+    def _retrieval(self, batches: Iterable[Any]) -> Mapping[str, float]:
         """Of each caption, whether its picture is among the k nearest; of each picture, whether one of its captions."""
         found: dict[str, float] = zeroshot_retrieval.evaluate(
             self._model, batches, self._tokenizer, self._device, amp=False, recall_k_list=list(RECALL_AT)
@@ -95,6 +94,11 @@ class Scorer:
             self._model, prompts, batches, self._device, amp=False
         )
         return several_labels(logits, labels) if labels.ndim == 2 else one_label(logits, labels)
+
+
+def batched(made: Any, size: int, workers: int) -> Iterable[Any]:
+    """(images, labels or lists of captions). Each shard is one worker's, so more workers than shards are an error."""
+    return torch.utils.data.DataLoader(made.batched(size), batch_size=None, num_workers=workers)
 
 
 class Counted:

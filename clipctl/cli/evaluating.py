@@ -29,11 +29,13 @@ RETRIEVAL = {f"{way}_recall@{k}": f"{title} R@{k}" for way, title in WAYS.items(
 def evaluate(
     run: RunName,
     epoch: Annotated[int, typer.Option("--epoch", min=1, help="Of epoch_N.pt: so many epochs are done.")],
-    suite: Annotated[str, typer.Option("--suite", help="vtab+, retrieval, or card: both.")] = SUITE,
+    suite: Annotated[str | None, typer.Option("--suite", help="vtab+, retrieval, or card: both; else vtab+.")] = None,
     datasets: Annotated[
         list[str] | None, typer.Option("--dataset", metavar="NAME", help="This set, not a suite. May be repeated.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Where test sets are; else as the cluster says.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--dataset-root", help="Where test sets are; else the cluster's evaluation_data.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 64,
     sets: Sets = None,
     dry_run: DryRun = False,
@@ -43,11 +45,11 @@ def evaluate(
     from clipctl.ops.evaluate import Wish
     from clipctl.spec import patch_of
 
-    if datasets and suite != SUITE:
+    if datasets and suite:
         raise typer.BadParameter("--suite and --dataset exclude each other")
     wish = Wish(
         epoch=epoch,
-        suite=suite,
+        suite=suite or SUITE,
         datasets=tuple(datasets or ()),
         data=data,
         batch_size=batch_size,

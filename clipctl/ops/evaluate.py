@@ -126,9 +126,11 @@ def _datasets(wish: Wish) -> tuple[str, ...]:
 def _data(wish: Wish, cluster: Cluster) -> Path:
     if wish.data is not None:
         return wish.data.expanduser().absolute()
+    rule = f"where test sets are; the profile of {cluster.name} may say evaluation_data: /DIR for all its runs"
     if cluster.evaluation_data is None:
-        rule = f"say where test sets are: --data DIR, or evaluation_data: in the profile of {cluster.name}"
-        raise InvalidSpec((rule,), hint="README, Evaluation: the layout on disk")
+        raise InvalidSpec((f"--dataset-root: is missing: {rule}",))
+    if not cluster.evaluation_data.is_absolute():
+        raise InvalidSpec((f"evaluation_data={cluster.evaluation_data}: must be absolute: {rule}",))
     return cluster.evaluation_data
 
 

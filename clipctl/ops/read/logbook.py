@@ -163,7 +163,7 @@ _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.SAVE: _save,
     EntryKind.STANDBY_ANSWER: _answer,
     EntryKind.EVALUATION: lambda entry: ("evaluate", entry.basis),
-    EntryKind.EVALUATION_ANSWER: _answer,
+    EntryKind.EVALUATION_ANSWER: lambda entry: ("evaluate", " ".join(_answer(entry) or ())),
     EntryKind.EVALUATION_END: _evaluated,
     EntryKind.STANDBY_SEEN: lambda entry: None,
     EntryKind.STANDBY_END: lambda entry: ("ended", f"never started: {entry.basis}"),
