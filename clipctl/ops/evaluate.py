@@ -21,6 +21,7 @@ from clipctl.ops import execute
 from clipctl.ops.clock import Clock
 from clipctl.render import render_evaluation
 from clipctl.spec import Cluster, RunSpec, patched
+from clipctl.spec.checks import rules
 from clipctl.store import RunRecord
 from trainer import contract
 from trainer.contract import Engine, TrainSpec
@@ -62,7 +63,7 @@ def plan(run: str, wish: Wish, *, store: Store, cluster: Cluster) -> EvaluationP
     """NotFound: no such run, or no such checkpoint. InvalidSpec: with every set that is not on disk. Refused."""
     record, history = store.run(run), store.history(run)
     checkpoint = _checkpoint(run, history, wish.epoch)
-    spec = _changed(execute.current_spec(record, history.attempts[-1]), wish.patch)
+    spec = _changed(execute.current_spec(record, history.attempts[-1]), wish.patch, cluster)
     attempt = next(each for each in history.attempts if each.number == checkpoint.manifest.attempt)
     train = contract.loads(TrainSpec, json.dumps(attempt.train))
     if train.engine is Engine.REHEARSAL:
@@ -106,12 +107,15 @@ def _checkpoint(run: str, history: History, epoch: int) -> CheckpointRecord:
     )
 
 
-def _changed(spec: RunSpec, patch: Mapping[str, Any]) -> RunSpec:
+def _changed(spec: RunSpec, patch: Mapping[str, Any], cluster: Cluster) -> RunSpec:
     foreign = [path for path in patch if not path.startswith(SLURM)]
     if foreign:
-        rule = "an evaluation has its run's settings, but for those of its job: --set slurm.time=02:00:00 and the like"
+        rule = "an evaluation has its run's settings, but for its own job's: --set slurm.time=02:00:00 and the like"
         raise InvalidSpec(tuple(f"{path}={patch[path]}: {rule}" for path in foreign))
-    return patched(spec, patch)
+    changed = patched(spec, patch)
+    if patch and (problems := tuple(problem.line("") for problem in rules(changed, cluster))):
+        raise InvalidSpec(problems)
+    return changed
 
 
 def _datasets(wish: Wish) -> tuple[str, ...]:

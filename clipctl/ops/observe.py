@@ -30,7 +30,7 @@ from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
 from clipctl.pulse import felt
-from clipctl.store import Answer, JobRecord, Steps
+from clipctl.store import Answer, EvaluationRecord, JobRecord, Steps
 from clipctl.store.lease import Overtaken
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 
@@ -273,17 +273,23 @@ def take_in_evaluations(store: Store, clock: Clock) -> tuple[str, ...]:
 
     One whose disk does not answer, or that was killed before it could say so, stays open.
     """
-    lines, files = [], LocalFiles()
-    for each in store.unfinished_evaluations():
-        folder = RunFolder(each.folder).evaluation(each.identity.nonce)
-        try:
-            end, results = journal.exit_record(files, folder), journal.results(files, folder)
-        except OSError:
-            continue
-        if end is not None:
-            store.evaluated(each.identity.nonce, results, exit_code=end.code, time=clock.now())
-            lines.append(f"{each.identity.run}: evaluated: epoch {each.epoch} on {each.suite}, code {end.code}")
-    return tuple(lines)
+    try:
+        told = [_take_in(each, store, clock) for each in store.unfinished_evaluations()]
+    except UNREADABLE as error:  # they are nobody's reason not to look after runs
+        return (f"evaluations: not taken in: {type(error).__name__}: {str(error)[:200]}",)
+    return tuple(filter(None, told))
+
+
+def _take_in(record: EvaluationRecord, store: Store, clock: Clock) -> str:
+    files, folder = LocalFiles(), RunFolder(record.folder).evaluation(record.identity.nonce)
+    try:
+        end, results = journal.exit_record(files, folder), journal.results(files, folder)
+    except OSError:
+        return ""
+    if end is None:
+        return ""
+    store.evaluated(record.identity.nonce, results, exit_code=end.code, time=clock.now())
+    return f"{record.identity.run}: evaluated: epoch {record.epoch} on {record.suite}, code {end.code}"
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:
