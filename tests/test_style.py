@@ -24,6 +24,7 @@ SHARED = (
     "claim",
     "predecessor",
     "spawn",
+    "evaluation",
 )  # imported on a login node, or by the job script
 DOCUMENTED = (
     "trainer/contract.py",

@@ -63,6 +63,8 @@ def read(folder: Path) -> Evaluation:
 
 def check(checkpoint: Path, digest: str) -> None:
     """Every byte is read before any of it is believed. Unusable: it is not the file that was meant, or not whole."""
+    if not checkpoint.exists():
+        raise Unusable(f"{checkpoint} is not there any more: training keeps the newest ones (train.save.keep_last)")
     try:
         manifest = read_manifest(checkpoint)
     except ValueError as error:

@@ -209,6 +209,8 @@ def test_a_checkpoint_with_a_flipped_byte_is_not_scored(evaluation: Asked, capsy
     assert "bytes have changed since it was written" in refused(folder, capsys)
     publish(checkpoint)  # whole in itself, but another one
     assert "is not the checkpoint that was to be evaluated" in refused(folder, capsys)
+    checkpoint.unlink()
+    assert "is not there any more: training keeps the newest ones" in refused(folder, capsys)
 
 
 def test_weights_of_another_model_are_not_scored(evaluation: Asked, capsys: Any) -> None:
