@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -30,14 +31,14 @@ def clipctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
 
 
-def trained(home: Path) -> Path:
+def trained(home: Path, pictures: Sequence[tuple[bytes, int]]) -> Path:
     """A completed run with an epoch_2.pt that open_clip's model can load; the run's folder."""
     with open_store(home) as store:
         run = Stage(store, demo())
         run.launch()
         for epochs in (1, 2):
             path = run.save(epochs)
-        made = write_checkpoint(path, run.spec.train)
+        made = write_checkpoint(path, run.spec.train, pictures)
         manifest = json.loads(path.with_name("epoch_2.pt.json").read_text())
         # the run's, as `save` placed it, of the file as it is
         place = {"run": "tiny", "epochs_done": 2, "step": 20, "samples_seen": 1920}
@@ -55,8 +56,8 @@ def folder_of_evaluation(run: Path) -> Path:
 
 @pytest.mark.timeout(2 * PATIENCE)
 def test_a_checkpoint_is_scored_and_its_scores_are_in_the_store_with_their_epoch(home: Path, tmp_path: Path) -> None:
-    run, data = trained(home), tmp_path / "sets"
     pictures = digits_of(write_digits(tmp_path / "digits").folder)[::8]
+    run, data = trained(home, pictures), tmp_path / "sets"
     classified(data, "digits", pictures)
     captioned(data, "pairs", pictures)
 

@@ -17,6 +17,7 @@ from clipctl.ops.clock import SystemClock
 from clipctl.ops.database import Rebuilt, check, rebuild_database
 from clipctl.ops.read.logbook import history
 from clipctl.store import home as homes, ledger, open_store
+from clipctl.store.ledger import EntryKind
 from clipctl.store.writer import Store
 from tests.store import stories
 from tests.store.tables_of import tables
@@ -181,6 +182,17 @@ def test_where_nothing_names_the_runs_a_root_does(home: Path, tmp_path: Path) ->
     rebuilt(home, roots=(home,))
     assert tables(homes.database(home)) == before
     assert set(homes.known_folders(home)) == {home / "runs" / name for name in ("digits", "held", "refused")}
+
+
+def test_an_evaluation_that_only_its_folder_knows_is_told(store: Store, home: Path) -> None:
+    """Until its files are there nobody has been told of it: a line that a killed command left had no effect."""
+    stories.launched(store, home)
+    folder = RunFolder.of(home, "digits")
+    line = {"id": "x", "run": "digits", "kind": EntryKind.EVALUATION, "nonce": "e1", "time": 1.0}
+    ledger.append(folder, line)
+    assert check(home).problems == ()
+    folder.evaluation("e1").path.mkdir(parents=True)
+    assert "1 lines of" in check(home).problems[0]
 
 
 def test_a_copy_from_before_starts_no_second_job(home: Path, tmp_path: Path) -> None:

@@ -71,16 +71,24 @@ def _npy(row: list[int]) -> bytes:
     return buffer.getvalue()
 
 
-def write_checkpoint(path: Path, spec: TrainSpec) -> CheckpointManifest:
-    """Random weights, as data-parallel training saves them, and the manifest beside them."""
+def write_checkpoint(path: Path, spec: TrainSpec, pictures: Sequence[tuple[bytes, int]]) -> CheckpointManifest:
+    """Random weights, as data-parallel training saves them, and the manifest beside them.
+
+    To random weights all digits look alike. What they have in common is taken out, so that each is its own.
+    """
     import torch
 
+    from trainer.compose import open_image
     from trainer.models import register_models
     from trainer.torch_engine import create
 
     register_models()
     torch.manual_seed(5)
-    model = create(spec, torch.device("cpu"))[0]
+    model, _, transform = create(spec, torch.device("cpu"))
+    with torch.no_grad():
+        alike = model.eval().encode_image(torch.stack([transform(open_image(png)) for png, _ in pictures])).mean(dim=0)
+        alike /= alike.norm()
+        model.visual.proj -= (model.visual.proj @ alike)[:, None] * alike
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"epoch": 3, "name": "r", "state_dict": state}, path)
@@ -102,7 +110,7 @@ def asked(root: Path, data: Path, *datasets: str, digits: Path) -> Path:
     """evals/<nonce> of a run below `root`, whose epoch_3.pt is to be scored on `datasets`."""
     run, spec = root / "runs" / "r", digits_spec(digits)
     checkpoint = run / "attempts" / "1" / "checkpoints" / "epoch_3.pt"
-    manifest = write_checkpoint(checkpoint, spec)
+    manifest = write_checkpoint(checkpoint, spec, digits_of(digits)[::10])
     folder = run / "evals" / "n1"
     folder.mkdir(parents=True)
     evaluation = Evaluation(

@@ -92,15 +92,16 @@ def test_top_1_and_top_5_are_those_of_a_loop_to_the_sample(evaluation: Asked, da
 
     model = model_of(folder)
     prompts = [model.prompt(name) for name in NAMES]
-    first, among, by_class = 0, 0, {digit: [0, 0] for digit in range(10)}
+    first, among, by_class, chosen = 0, 0, {digit: [0, 0] for digit in range(10)}, set()
     for png, digit in pictures:
         scores = [float(model.picture(png) @ prompt) for prompt in prompts]
         best = sorted(range(10), key=lambda index: -scores[index])[:5]
         first, among = first + (best[0] == digit), among + (digit in best)
+        chosen.add(best[0])
         by_class[digit] = [by_class[digit][0] + (best[0] == digit), by_class[digit][1] + 1]
     recall = sum(right / count for right, count in by_class.values()) / 10
     assert found.samples == len(pictures)
-    assert 0 < first < among < len(pictures)  # so that a mistake would show
+    assert 0 < first < among < len(pictures) and len(chosen) > 3  # so that a mistake would show
     assert round(found.metrics["acc1"] * len(pictures), 6) == first
     assert round(found.metrics["acc5"] * len(pictures), 6) == among
     assert found.metrics["mean_per_class_recall"] == pytest.approx(recall)
