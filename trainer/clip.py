@@ -165,21 +165,11 @@ class ClipTrainee:
         return all(bool(tensor.isfinite().all()) for tensor in state["state_dict"].values())
 
     def misfit(self, state: Mapping[str, Any]) -> str:
-        """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
-        saved, ours = {name: tensor.shape for name, tensor in weights_of(state).items()}, self.sizes()
-        sizes = [
-            f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
-            for name in ours
-            if name in saved and saved[name] != ours[name]
-        ]
-        foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
-        foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
-        found = sizes + sorted(foreign)
-        return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+        return misfit(self.sizes(), state)
 
     def sizes(self) -> dict[str, torch.Size]:
         """Of the weights, as checkpoints have them."""
-        return {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        return sizes_of(self.model)
 
     def places(self) -> list[list[str]]:
         """Names of parameters in the order of the optimizer's state, by group."""
@@ -234,7 +224,26 @@ class ClipTrainee:
         return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
 
 
+def misfit(ours: Mapping[str, torch.Size], state: Mapping[str, Any]) -> str:
+    """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
+    saved = {name: tensor.shape for name, tensor in weights_of(state).items()}
+    sizes = [
+        f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
+        for name in ours
+        if name in saved and saved[name] != ours[name]
+    ]
+    foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
+    foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
+    found = sizes + sorted(foreign)
+    return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+
+
+def sizes_of(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
 def weights_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """By the names that the model has for them when it runs alone."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
 
 

@@ -35,16 +35,17 @@ from clipctl.errors import NotFound, Refused
 from clipctl.journal import LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.store import comparison, home as homes, ledger, progress, rebuild, rows, views
+from clipctl.store.evaluations import Evaluations
 from clipctl.store.ledger import EntryKind
-from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, Steps
-from clipctl.store.standbys import ANSWERS, Standbys, sight
+from clipctl.store.records import ANSWERS, Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, Steps
+from clipctl.store.standbys import Standbys, sight
 from clipctl.store.tables import CheckpointRow, IncidentRow, RunRow
 from clipctl.store.transactions import Entry
 from trainer import contract
 from trainer.contract import Event
 
 
-class Store(Standbys):
+class Store(Standbys, Evaluations):
     """All writes, and the reads that a writer needs. Open it with `clipctl.store.open_store`."""
 
     # --- intents --------------------------------------------------------------------------------

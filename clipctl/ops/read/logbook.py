@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from clipctl.store.records import DecisionRecord
 from trainer.contract import SCHEMA, Event, EventKind
 
 PATIENCE = 3.0  # seconds for the run's folder
+SCORES_TOLD = 3  # of an evaluation
 CLIPCTL = ("clipctl", "scheduler")  # who tells what nobody decided
 _LOCAL = LocalFiles()
 
@@ -142,6 +144,17 @@ def _save(entry: DecisionRecord) -> Said:
     return "save-now", f"request {entry.facts.get('request')}: a checkpoint at the next step"
 
 
+def _evaluated(entry: DecisionRecord) -> Said:
+    """With its first few scores: all of them are told by `clipctl evals`."""
+    scored = [each for each in entry.facts.get("results") or () if each.get("metrics")]
+    firsts = (f"{each['dataset']} {name} {value:.1%}" for each in scored for name, value in _first(each["metrics"]))
+    return "evaluated", "; ".join([entry.basis, *itertools.islice(firsts, SCORES_TOLD)])
+
+
+def _first(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    return itertools.islice(metrics.items(), 1)
+
+
 _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.ANSWER: _answer,
     EntryKind.SEEN: _seen,
@@ -151,6 +164,9 @@ _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.CHECKED: _checked,
     EntryKind.SAVE: _save,
     EntryKind.STANDBY_ANSWER: _answer,
+    EntryKind.EVALUATION: lambda entry: ("evaluate", entry.basis),
+    EntryKind.EVALUATION_ANSWER: lambda entry: ("evaluate", " ".join(_answer(entry) or ())),
+    EntryKind.EVALUATION_END: _evaluated,
     EntryKind.STANDBY_SEEN: lambda entry: None,
     EntryKind.STANDBY_END: lambda entry: ("ended", f"never started: {entry.basis}"),
 }
