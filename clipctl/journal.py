@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from clipctl.domain import CheckpointRecord, CheckpointState, Cursor, JournalFacts
-from clipctl.layout import AttemptFolder, JobFolder
-from trainer import contract
+from clipctl.layout import AttemptFolder, EvaluationFolder, JobFolder
+from trainer import contract, evaluation
 from trainer.contract import CheckpointManifest, Claim, Event, EventKind, Exit, Heartbeat
+from trainer.evaluation import Result
 
 T = TypeVar("T")
 
@@ -243,6 +244,14 @@ def claim(files: Files, folder: AttemptFolder) -> Claim | None:
 def exit_record(files: Files, folder: JobFolder) -> Exit | None:
     """What the script's trap left; None after a SIGKILL."""
     return _contract_file(files, folder.exit, Exit)
+
+
+def results(files: Files, folder: EvaluationFolder) -> tuple[Result, ...]:
+    """What an evaluation's job has found so far; none where it is not what a job writes."""
+    try:
+        return evaluation.parsed(files.read(folder.results, 0, _SMALL_FILE))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        return ()
 
 
 def _contract_file(files: Files, path: Path, kind: type[T]) -> T | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import contract
+from trainer import contract, evaluation
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,19 @@ class AttemptFolder:
 
 
 @dataclass(frozen=True)
+class EvaluationFolder(JobFolder):
+    """`evals/<nonce>`: a job of its own, outside all attempts."""
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / evaluation.EVALUATION_FILE
+
+    @property
+    def results(self) -> Path:
+        return self.path / evaluation.RESULTS_FILE
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """`<root>/runs/<run>`."""
 
@@ -94,6 +107,9 @@ class RunFolder:
 
     def job(self, nonce: str) -> JobFolder:
         return JobFolder(self.path / "jobs" / nonce)
+
+    def evaluation(self, nonce: str) -> EvaluationFolder:
+        return EvaluationFolder(self.path / evaluation.EVALUATIONS_FOLDER / nonce)
 
     def attempt(self, number: int) -> AttemptFolder:
         return AttemptFolder(self.path / "attempts" / str(number))

@@ -9,10 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from clipctl.domain import JobIdentity
-from clipctl.layout import RunFolder
+from clipctl.domain import EvaluationIdentity, JobIdentity
+from clipctl.layout import JobFolder, RunFolder
 from clipctl.spec.cluster import Cluster
-from clipctl.spec.run import RunSpec
+from clipctl.spec.run import Resources, RunSpec
 from clipctl.spec.words import is_control
 
 
@@ -22,14 +22,27 @@ class Shell(str):
 
 def render(spec: RunSpec, cluster: Cluster, *, identity: JobIdentity, run_folder: RunFolder, python: str) -> str:
     """The script of one submission. `python`: the interpreter on the nodes."""
-    values = _usual(spec, cluster, identity, run_folder) | {"python": python}
+    values = _usual(spec, cluster, identity, run_folder, run_folder.job(identity.nonce)) | {"python": python}
     if cluster.scheduler == "slurm":
         values |= _slurm(spec, cluster)
     return environment().get_template(f"{cluster.scheduler}.sh.j2").render(values)
 
 
-def _usual(spec: RunSpec, cluster: Cluster, identity: JobIdentity, run_folder: RunFolder) -> dict[str, Any]:
-    job, attempt = run_folder.job(identity.nonce), run_folder.attempt(identity.attempt)
+def render_evaluation(
+    spec: RunSpec, cluster: Cluster, *, identity: EvaluationIdentity, run_folder: RunFolder, python: str
+) -> str:
+    """The script of an evaluation: one process. It saves nothing, so that it is not warned before its time is over."""
+    alone = spec.model_copy(update={"resources": Resources(nodes=1, ranks_per_node=1)})
+    values = _usual(alone, cluster, identity, run_folder, run_folder.evaluation(identity.nonce)) | {"python": python}
+    if cluster.scheduler == "slurm":
+        values |= {**_slurm(alone, cluster), "lead": None}
+    return environment().get_template("evaluation.sh.j2").render(values, template=f"{cluster.scheduler}.sh.j2")
+
+
+def _usual(
+    spec: RunSpec, cluster: Cluster, identity: JobIdentity, run_folder: RunFolder, job: JobFolder
+) -> dict[str, Any]:
+    attempt = run_folder.attempt(identity.attempt)
     return {
         "run": spec.name,
         "attempt": identity.attempt,

@@ -25,6 +25,7 @@ SHARED = (
     "predecessor",
     "spawn",
     "open_clip_log",
+    "evaluation",
 )  # imported on a login node, or by the job script
 DOCUMENTED = (
     "trainer/contract.py",

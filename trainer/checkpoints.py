@@ -23,6 +23,7 @@ from trainer.contract import (
     Attempt,
     CheckpointManifest,
     EventKind,
+    Save,
     dumps,
     sync_folder,
     to_jsonable,
@@ -50,12 +51,32 @@ class NoKeeper:
     def due(self, at: Position) -> bool:
         return False
 
+    def asked(self) -> bool:
+        return False
+
     def save(self, at: Position, loss: float | None) -> None: ...
 
     def finish(self) -> str | None:
         return None
 
     def close(self) -> None: ...
+
+
+class Contributor(NoKeeper):
+    """Every rank but 0 where each holds a part: it saves nothing, but takes part in what rank 0 saves."""
+
+    def __init__(self, spec: Save, trainee: Trainee) -> None:
+        self._spec, self._trainee = spec, trainee
+
+    def due(self, at: Position) -> bool:
+        return due_by_step(self._spec, at)
+
+    def save(self, at: Position, loss: float | None) -> None:
+        self._trainee.contribute()
+
+
+def due_by_step(spec: Save, at: Position) -> bool:
+    return spec.steps is not None and at.step_in_epoch % spec.steps == 0
 
 
 @dataclass(frozen=True)
@@ -105,10 +126,12 @@ class CheckpointKeeper:
             self._writing = at, self._writer.submit(self._trainee.reserve())
         if self._writing and self._writing[1].done():
             self._settle(FAILURES_BORNE)
-        by_step = self._spec.steps is not None and at.step_in_epoch % self._spec.steps == 0
+        return due_by_step(self._spec, at)
+
+    def asked(self) -> bool:
         minutes = (time.monotonic() - self._saved_at) / 60
         by_time = self._spec.minutes is not None and minutes >= self._spec.minutes
-        return by_step or by_time or self._requested() > self._served
+        return by_time or self._requested() > self._served
 
     def save(self, at: Position, loss: float | None) -> None:
         began = time.perf_counter()

@@ -37,7 +37,7 @@ class ClipTrainee:
         self.model = model
         self._loss = loss
         self._short_texts = takes_short_texts(model)
-        self._wrapped = data_parallel(model, device, spec) if ranks > 1 else model
+        self._wrapped = self._wrapped_in(ranks)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
         self._patch_rms = PatchRms(model, self._optimizer)
@@ -47,6 +47,9 @@ class ClipTrainee:
         self._stopwatch = Stopwatch(device)
         self._snapshot = Snapshot()
         self._may_hold = not spec.ddp_static_graph  # which DDP learns in the first pass of all: that one is sent
+
+    def _wrapped_in(self, ranks: int) -> nn.Module:
+        return data_parallel(self.model, self._device, self._spec) if ranks > 1 else self.model
 
     @property
     def own_seconds(self) -> float:
@@ -150,6 +153,9 @@ class ClipTrainee:
     def state(self) -> dict[str, Any]:
         return self._snapshot.take(self._state())
 
+    def contribute(self) -> None:
+        """Nothing: rank 0 holds all there is."""
+
     def _state(self) -> dict[str, Any]:
         weights = {PREFIX + name: tensor for name, tensor in self.model.state_dict().items()}
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler else {}
@@ -159,32 +165,38 @@ class ClipTrainee:
         return all(bool(tensor.isfinite().all()) for tensor in state["state_dict"].values())
 
     def misfit(self, state: Mapping[str, Any]) -> str:
-        """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
-        saved, ours = _weights(state), self.model.state_dict()
-        sizes = [
-            f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
-            for name in ours
-            if name in saved and saved[name].shape != ours[name].shape
-        ]
-        foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
-        foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
-        found = sizes + sorted(foreign)
-        return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+        return misfit(self.sizes(), state)
+
+    def sizes(self) -> dict[str, torch.Size]:
+        """Of the weights, as checkpoints have them."""
+        return sizes_of(self.model)
+
+    def places(self) -> list[list[str]]:
+        """Names of parameters in the order of the optimizer's state, by group."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
 
     def load(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Weights, moments and (float16 to float16) loss scale. Settings stay the spec's; returns what differed."""
-        self.model.load_state_dict(_weights(state))
+        self._load_weights(weights_of(state))
         notices = self._load_optimizer(state["optimizer"]) if "optimizer" in state else ("no optimizer state in it",)
         if self._scaler and state.get("scaler"):
             self._scaler.load_state_dict(dict(state["scaler"]))
         return notices
+
+    def _load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Those that are given; the others stay as they are."""
+        self.model.load_state_dict(weights, strict=False)
+
+    def _load_moments(self, saved: Mapping[str, Any]) -> None:
+        self._optimizer.load_state_dict(dict(saved))
 
     def _load_optimizer(self, saved: Mapping[str, Any]) -> tuple[str, ...]:
         """load_state_dict would bring the file's lr, betas, eps, wd and implementation with it, silently."""
         ours = [
             {key: value for key, value in group.items() if key != "params"} for group in self._optimizer.param_groups
         ]
-        self._optimizer.load_state_dict(dict(saved))
+        self._load_moments(saved)
         notices = []
         for index, (group, settings) in enumerate(zip(self._optimizer.param_groups, ours, strict=True)):
             for name, value in settings.items():
@@ -198,22 +210,45 @@ class ClipTrainee:
     def _gradient_norm(self) -> torch.Tensor:
         if self._scaler:
             self._scaler.unscale_(self._optimizer)
+        norm = self._norm_of([p.grad for p in self._parameters if p.grad is not None])
         clip = self._spec.optim.grad_clip_norm
         if clip is not None:
-            return nn.utils.clip_grad_norm_(self._parameters, clip)
-        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            nn.utils.clip_grads_with_norm_(self._parameters, clip, norm)
+        return norm
+
+    def _norm_of(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        return nn.utils.get_total_norm(gradients)
 
     def _scale(self) -> torch.Tensor:
         """The loss scale as a tensor: GradScaler.get_scale() would wait for the device."""
         return self._scaler._get_scale_async() if self._scaler else torch.zeros((), device=self._device)
 
 
-def _weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def misfit(ours: Mapping[str, torch.Size], state: Mapping[str, Any]) -> str:
+    """Why these weights are not this model's; empty: they are. load_state_dict would say it in a traceback."""
+    saved = {name: tensor.shape for name, tensor in weights_of(state).items()}
+    sizes = [
+        f"{name} is {_size(saved[name])} there, {_size(ours[name])} here"
+        for name in ours
+        if name in saved and saved[name] != ours[name]
+    ]
+    foreign = [f"no {name} there" for name in ours.keys() - saved.keys()]
+    foreign += [f"no {name} here" for name in saved.keys() - ours.keys()]
+    found = sizes + sorted(foreign)
+    return found[0] + (f", and {len(found) - 1} more" if found[1:] else "") if found else ""
+
+
+def sizes_of(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def weights_of(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """By the names that the model has for them when it runs alone."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in state["state_dict"].items()}
 
 
-def _size(tensor: torch.Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "one number"
+def _size(shape: torch.Size) -> str:
+    return " x ".join(map(str, shape)) or "one number"
 
 
 class SigmoidLoss(nn.Module):
@@ -222,7 +257,8 @@ class SigmoidLoss(nn.Module):
     def __init__(self, model: nn.Module, rank: int, ranks: int) -> None:
         super().__init__()
         self._loss = SigLipLoss(rank=rank, world_size=ranks)
-        self._bias = lambda: model.logit_bias  # no module of this one: the model stays whose it is
+        # No module of this one: the model stays whose it is. Sharded, it is a vector of one number.
+        self._bias = lambda: model.logit_bias.reshape(())
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
         loss: torch.Tensor = self._loss(images, texts, logit_scale, self._bias())
@@ -246,12 +282,12 @@ def contrastive_loss(options: Loss, rank: int, ranks: int) -> nn.Module:
 def parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
     """open_clip's two groups in its order (optimizer state is keyed by place): without weight decay, then with."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    without = [parameter for name, parameter in named if _undecayed(name, parameter)]
-    decayed = [parameter for name, parameter in named if not _undecayed(name, parameter)]
+    without = [parameter for name, parameter in named if is_undecayed(name, parameter)]
+    decayed = [parameter for name, parameter in named if not is_undecayed(name, parameter)]
     return [{"params": without, "weight_decay": 0.0}, {"params": decayed, "weight_decay": wd}]
 
 
-def _undecayed(name: str, parameter: nn.Parameter) -> bool:
+def is_undecayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
 

@@ -23,6 +23,7 @@ from typing import Annotated, Any, TypeVar
 
 from trainer.trainspec import (
     BETWEEN_SOURCES as BETWEEN_SOURCES,
+    Blocks as Blocks,
     Classes as Classes,
     Count as Count,
     CountOrZero as CountOrZero,
@@ -35,6 +36,7 @@ from trainer.trainspec import (
     Loss as Loss,
     NotNegative as NotNegative,
     Optim as Optim,
+    Parallel as Parallel,
     Positive as Positive,
     Precision as Precision,
     Rehearsal as Rehearsal,
@@ -174,9 +176,9 @@ class Exit:
 class SaveNow:
     """`attempts/<n>/save-now.json`: a person wants a checkpoint, and training to go on.
 
-    Rank 0 looks for it every few seconds and saves at the next step's border, as it does for `save.minutes`: the other
-    ranks hold the same weights and wait for it in the step after that. The `checkpoint` event names the request. One
-    that cannot be met there (the loss is not finite) stays open; of several that came at once the newest is named.
+    Rank 0 looks for it every few seconds and says so in the row of its next step, as it does for `save.minutes`; all
+    ranks read that a step later, and save there. The `checkpoint` event names the request. One that cannot be met there
+    (the loss is not finite) stays open; of several that came at once the newest is named.
     """
 
     number: int  # from 1 in each attempt

@@ -46,13 +46,14 @@ class Measured:
     bad: float  # samples of this step's batch that could not be used
     seen: float
     own_seconds: Sequence[float]  # before it first waited for the others: data, and its own forward pass
+    due: float  # 1.0: rank 0 asks for a checkpoint
 
     @classmethod
     def of(cls, columns: Sequence[Sequence[float]]) -> Measured:
-        """A row's ten numbers, each of all ranks: the first six come from the trainee, the others are `Said`."""
-        losses, finite, norms, scales, logit_scales, patches, stops, bad, seen, own = columns
+        """A row's eleven numbers, each of all ranks: the first six come from the trainee, the others are `Said`."""
+        losses, finite, norms, scales, logit_scales, patches, stops, bad, seen, own, due = columns
         alike = max(norms), scales[0], logit_scales[0], patches[0]
-        return cls(losses, finite, *alike, max(stops), sum(bad), sum(seen), own)
+        return cls(losses, finite, *alike, max(stops), sum(bad), sum(seen), own, max(due))
 
 
 class Said(NamedTuple):
@@ -62,6 +63,7 @@ class Said(NamedTuple):
     bad: int
     seen: int
     own_seconds: float
+    due: bool = False  # a checkpoint, by what rank 0 alone knows
 
 
 class Agreement(Protocol):
@@ -106,7 +108,10 @@ class Trainee(Protocol):
         """
 
     def state(self) -> dict[str, Any]:
-        """A copy that training leaves alone, valid until the next one is taken."""
+        """A copy that training leaves alone, valid until the next one is taken. Rank 0's."""
+
+    def contribute(self) -> None:
+        """What the other ranks do at the step at which rank 0 takes its copy."""
 
     def is_finite(self, state: Mapping[str, Any]) -> bool:
         """The weights in such a copy."""
@@ -125,7 +130,15 @@ class Source(Protocol):
 class Keeper(Protocol):
     unsaved: str | None  # which checkpoint the disk refused last, and its words; None: the newest save went well
 
-    def due(self, at: Position) -> bool: ...
+    def due(self, at: Position) -> bool:
+        """By what every rank knows."""
+
+    def asked(self) -> bool:
+        """By what rank 0 alone knows: its clock, a person's word. The others read it in its row, and all save at the
+
+        same step.
+        """
+
     def save(self, at: Position, loss: float | None) -> None:
         """Returns when the state is copied; it is written while training goes on."""
 
@@ -171,6 +184,7 @@ class Loop:
         self.unread: deque[tuple[Position, float, Agreement]] = deque()
         self.last: Step | None = None
         self.stopping = 0  # the signal, once all ranks have agreed on it
+        self.asked = False  # for a checkpoint, as all ranks know
         self.bad_shards: Counter[str] = Counter()  # this rank's
         self.bad = self.seen = 0.0  # all ranks'
 
@@ -203,7 +217,8 @@ class Loop:
         seconds = self.progress.since_wanted()
         row = parts.trainee.forward_backward(batch, at)
         own = seconds + parts.trainee.own_seconds
-        agreed = parts.ranks.agree(row, Said(parts.stop.signal, sum(batch.bad.values()), batch.seen, own))
+        said = Said(parts.stop.signal, sum(batch.bad.values()), batch.seen, own, parts.keeper.asked())
+        agreed = parts.ranks.agree(row, said)
         parts.trainee.update(agreed, lr)
         self.bad_shards.update(batch.bad)
         at = at.after_step()
@@ -220,6 +235,7 @@ class Loop:
             self.parts.ranks.enter(Phase.TRAINING)
             self.last = step = _step(measured, at)
             self.stopping = self.stopping or int(measured.stop)
+            self.asked = self.asked or bool(measured.due)
             if divergence := self.guard.judge(step):
                 return _diverged(divergence)
             if alarm := self.guard.alarm():
@@ -231,7 +247,8 @@ class Loop:
 
     def pause(self, at: Position) -> Outcome | None:
         """At a step's border inside an epoch: stop if asked to, save if it is time."""
-        if at.at_border or not (self.stopping or self.parts.keeper.due(at)):
+        due = self.parts.keeper.due(at)
+        if at.at_border or not (self.stopping or self.asked or due):
             return None
         if outcome := self.settle(0):
             return outcome
@@ -261,7 +278,8 @@ class Loop:
             return self.parts.evaluate()
 
     def save(self, at: Position) -> bool:
-        """Not while the loss is not finite: in float16 that may be the beginning of the end."""
+        """Not while the loss is not finite: in float16 that may be the beginning of the end. All ranks do alike."""
+        self.asked = False  # also what was asked for before this save, and read with its step
         if self.last and not self.last.loss_is_finite:
             self.recorder.event(EventKind.NOTICE, at, text="the loss is not finite: no checkpoint is written")
             return False

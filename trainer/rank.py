@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from trainer.checkpoints import CheckpointKeeper, Fenced, NoKeeper
+from trainer.checkpoints import CheckpointKeeper, Contributor, Fenced, NoKeeper
 from trainer.continuity import left_off
-from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Parent, Phase, dumps, loads
+from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Parallel, Parent, Phase, dumps, loads
 from trainer.engines import EngineModule, engine_module
 from trainer.faults import Faults
 from trainer.flight import recorded
@@ -121,13 +121,13 @@ class Rank:
         return left_off(self.folder.parent.parent, self.attempt.parent) if self.ranks.rank == 0 else {}
 
     def keeper(self, requests: SaveRequests) -> CheckpointKeeper | NoKeeper:
+        trainee = self.equipment.trainee
         if self.ranks.rank != 0:
-            return NoKeeper()
+            return Contributor(self.spec.save, trainee) if self.spec.parallel is Parallel.FSDP else NoKeeper()
         requests.watch()
         from trainer.claim import still_mine  # here and below: what rank 0 alone needs, the others do not wait for
 
         mine = partial(still_mine, self.folder, os.environ.get(NONCE_VARIABLE, ""))
-        trainee = self.equipment.trainee
         return CheckpointKeeper(
             self.attempt, self.folder, trainee, self.recorder, mine, self.engine.write, lambda: requests.newest
         )

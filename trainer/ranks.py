@@ -78,7 +78,7 @@ def _meeting_place(ranks: int) -> dist.Store | None:
 
 
 class TorchAgreement:
-    """`rows` [ranks, 10] float32 on the device; its copy to the host is started at once and read a step later."""
+    """`rows` [ranks, 11] float32 on the device; its copy to the host is started at once and read a step later."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows

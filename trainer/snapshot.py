@@ -14,7 +14,9 @@ Way = tuple[Any, ...]  # the keys that lead to a tensor in a state
 class Snapshot:
     """Takes one copy at a time: the next one uses the memory of the last, which is as much as the state's tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+        """`whole`: makes of a rank's part of a tensor all of it, while all ranks take part."""
+        self._whole = whole
         self._buffers: dict[Way, Tensor] = {}
 
     def reserve(self, state: Mapping[str, Any]) -> None:
@@ -25,12 +27,22 @@ class Snapshot:
         """The same with CPU tensors that nobody else writes to. Returns when the last byte has arrived."""
 
         def copied(tensor: Tensor, way: Way) -> Tensor:
-            return self._buffer(tensor, way).copy_(tensor.detach(), non_blocking=True)
+            full = self._whole(tensor.detach())  # one at a time: the device need not have room for all
+            return self._buffer(full, way).copy_(full, non_blocking=True)
 
         copy: dict[str, Any] = self._walk(state, (), copied)
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
         return copy
+
+    def lend(self, state: Mapping[str, Any]) -> None:
+        """This rank's parts of what another one takes at this moment; nothing is kept."""
+
+        def lent(tensor: Tensor, way: Way) -> Tensor:
+            self._whole(tensor.detach())
+            return tensor
+
+        self._walk(state, (), lent)
 
     def _walk(self, value: Any, way: Way, act: Callable[[Tensor, Way], Tensor]) -> Any:
         if isinstance(value, Tensor):

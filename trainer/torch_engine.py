@@ -11,17 +11,21 @@ from typing import IO, Any
 
 import open_clip
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
+from trainer.blocks import configuration, mend
 from trainer.charts import tensorboard as open_charts
 from trainer.clip import ClipTrainee, loss_of
-from trainer.contract import TrainSpec
+from trainer.contract import Parallel, TrainSpec
 from trainer.data import Loader
+from trainer.fitting import fitted
 from trainer.models import register_models
 from trainer.place import Place
 from trainer.position import Position
 from trainer.ranks import TorchRanks
 from trainer.seeds import seed_for
+from trainer.sharded import Encoders, ShardedTrainee
 from trainer.unusable import Unusable
 from trainer.zeroshot import EvaluationError, zero_shot
 
@@ -52,21 +56,32 @@ class TorchEquipment:
         self.device = str(self._device)
         self.versions = _device_versions(self._device)
         self.ranks = TorchRanks(where, self._device)
+        self._sharded = spec.parallel is Parallel.FSDP and where.count > 1
 
     def load(self, state: Mapping[str, Any] | None) -> tuple[str, ...]:
         register_models()
         _refuse_unknown(self.spec.model)
         torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
-        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, self._device)
+        born_on = torch.device("cpu") if self._sharded else self._device
+        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, born_on)
         self._tokenizer = open_clip.get_tokenizer(self.spec.model)
         rank, count = self.ranks.rank, self.ranks.count
         loss = loss_of(self.spec.loss, self._model, rank, count)
-        self.trainee = ClipTrainee(self.spec, self._model, loss, self._device, rank, count)
+        kind = ShardedTrainee if self._sharded else ClipTrainee
+        try:
+            self.trainee = kind(self.spec, self._model, loss, self._device, rank, count)
+        except Unusable as problem:
+            raise Unusable(f"train.parallel={self.spec.parallel}: {self.spec.model}: {problem}") from problem
+        notices = uncovered(self.spec, self._model)
         if not state:
-            return ()
+            return notices
         if problem := self.trainee.misfit(state):
-            raise Unusable(f"the checkpoint to start from does not fit {self.spec.model}: {problem}")
-        return self.trainee.load(state)
+            if not self.spec.load_what_fits:
+                told = f"the checkpoint to start from does not fit {self.spec.model}: {problem}"
+                raise Unusable(f"{told}; train.load_what_fits=true keeps what fits")
+            state, account = fitted(state, self.trainee)
+            notices += account
+        return notices + self.trainee.load(state)
 
     def source(self, at: Position) -> Loader:
         return Loader(
@@ -83,7 +98,7 @@ class TorchEquipment:
         counts, error = None, None
         try:
             counts = zero_shot(
-                self._model,
+                Encoders(self._model) if self._sharded else self._model,
                 self._tokenizer,
                 self._preprocess_val,
                 self.spec.zeroshot,
@@ -91,6 +106,7 @@ class TorchEquipment:
                 ranks=self.ranks.count,
                 device=self._device,
                 autocast=self.trainee.autocast,
+                together=self.ranks.gather if self._sharded else None,
             )
         except EvaluationError as problem:
             error = str(problem)
@@ -116,13 +132,22 @@ def create(spec: TrainSpec, device: torch.device) -> tuple[nn.Module, Any, Any]:
         force_patch_dropout=spec.force_patch_dropout,
         force_image_size=spec.force_image_size,
         **(SIGLIP if spec.loss.siglip else {}),
+        **configuration(spec),
     )
+    mend(model, spec)
     if spec.force_patch_dropout and not any("PatchDropout" in type(module).__name__ for module in model.modules()):
         rule = "its image tower drops no patches; train.force_patch_dropout=null"
         raise Unusable(f"train.force_patch_dropout={spec.force_patch_dropout:g}: {spec.model}: {rule}")
     if spec.grad_checkpointing:
         model.set_grad_checkpointing()
     return model, preprocess_train, preprocess_val
+
+
+def uncovered(spec: TrainSpec, model: nn.Module) -> tuple[str, ...]:
+    """What an option does not reach, in words."""
+    if spec.grad_checkpointing and isinstance(model.visual, ModifiedResNet):
+        return ("grad_checkpointing is for the text tower alone: open_clip's ResNets keep all their activations",)
+    return ()
 
 
 def _refuse_unknown(model: str) -> None:

@@ -30,6 +30,13 @@ class Engine(StrEnum):
     REHEARSAL = "rehearsal"  # a few hundred parameters in numpy: hundreds of ranks on a few cores, no data needed
 
 
+class Parallel(StrEnum):
+    """What of a model a rank holds."""
+
+    DDP = "ddp"  # all of it
+    FSDP = "fsdp"  # a part of every weight, gradient and moment
+
+
 @dataclass(frozen=True)
 class Rule:
     """A bound on a field. pydantic reads it on clipctl's side, through a hook that needs no import of it here."""
@@ -140,6 +147,17 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """open_clip's switches on each transformer block of both towers."""
+
+    __pydantic_config__: ClassVar = STRICT
+    scaled_cosine_attn: bool = False  # attention by the angle of query and key, with a learned scale a head
+    scale_heads: bool = False  # Normformer's three: a learned scale of each head's output,
+    scale_attn: bool = False  # a norm after attention,
+    scale_fc: bool = False  # and one inside the MLP
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     __pydantic_config__: ClassVar = STRICT
     local_loss: bool = False  # each rank scores its own images and texts against all others'
@@ -192,11 +210,14 @@ class TrainSpec:
     precision: Precision = Precision.AMP_FP16
     tf32: bool = True  # float32 matrix products in TF32, as open_clip always does on CUDA
     seed: CountOrZero = 0
+    parallel: Parallel = Parallel.DDP  # fsdp: every rank holds a part of the model; for those that do not fit
     ddp_static_graph: bool = False
     grad_checkpointing: bool = False  # activations are computed again in the backward pass: less memory, more time
     force_patch_dropout: Fraction | None = None  # of an image's patches, other ones each step; None: the model's own
     force_image_size: Count | None = None  # pixels a side; None: the model's own
     force_quick_gelu: bool = False
+    blocks: Blocks = dataclasses.field(default_factory=Blocks)
+    load_what_fits: bool = False  # of a parent that is another network's; what is kept, new and unused is told
     log_every_n_steps: Count = 100
     optim: Optim = dataclasses.field(default_factory=Optim)
     loss: Loss = dataclasses.field(default_factory=Loss)

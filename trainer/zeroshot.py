@@ -1,6 +1,7 @@
 """Zero-shot accuracy: an image's class is the one whose prompts lie nearest to it. Each rank scores its share.
 
-There is no collective in here: a rank that fails raises, and the others do not wait for it.
+A rank that fails raises, and the others do not wait for it: there is no collective in here, but for a model of which
+each rank holds a part.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from trainer.compose import UNDECODABLE, Preprocess, open_image
@@ -24,6 +26,8 @@ from trainer.vocabulary import EvaluationError, vocabulary
 LABEL_SUFFIX = "cls"
 TOP = 5
 Labelled = tuple[bytes, int, str]  # encoded image, class, where it is from
+Images = tuple[Tensor, Tensor]  # [b, 3, H, W], their classes [b]
+Gather = Callable[[Any], list[Any]]  # what every rank says, in the order of ranks
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,12 @@ def zero_shot(
     ranks: int,
     device: torch.device | str,
     autocast: Callable[[], AbstractContextManager[Any]],
+    together: Gather | None = None,
 ) -> Counts:
-    """`model` as open_clip builds it, without DDP around it. EvaluationError if any sample cannot be scored."""
+    """`model` as open_clip builds it, without DDP around it. EvaluationError if any sample cannot be scored.
+
+    `together`: of ranks that must all pass through the model or none, what each of them says.
+    """
     texts = vocabulary(zeroshot.classes)
     hits = torch.zeros(2, dtype=torch.int64, device=device)  # top 1, top 5
     count = 0
@@ -54,7 +62,10 @@ def zero_shot(
         from open_clip import build_zero_shot_classifier
 
         classifier = build_zero_shot_classifier(model, tokenizer, texts.names, texts.templates, device=device)
-        for images, labels in _batches(share(zeroshot, len(texts.names), rank, ranks), preprocess, zeroshot.batch_size):
+        batches = _batches(share(zeroshot, len(texts.names), rank, ranks), preprocess, zeroshot.batch_size)
+        if together is not None:
+            batches = _in_step(batches, together, _blank(preprocess))
+        for images, labels in batches:
             logits = model.encode_image(images.to(device), normalize=True) @ classifier
             best = logits.topk(min(TOP, len(texts.names)), dim=1).indices
             right = best == labels.to(device)[:, None]
@@ -74,11 +85,33 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _batches(share: Iterator[Labelled], preprocess: Preprocess, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """([b, 3, H, W], [b]) with b <= size."""
+def _batches(share: Iterator[Labelled], preprocess: Preprocess, size: int) -> Iterator[Images]:
+    """With b <= size."""
     while chunk := list(itertools.islice(share, size)):
         images = [_decode(content, where, preprocess) for content, _, where in chunk]
         yield torch.stack(images), torch.tensor([label for _, label, _ in chunk])
+
+
+def _in_step(batches: Iterator[Images], together: Gather, blank: Images) -> Iterator[Images]:
+    """As many on every rank: who has no more takes part with `blank`. What fails on one of them fails on all."""
+    while True:
+        batch, error = None, None
+        try:
+            batch = next(batches, None)
+        except EvaluationError as problem:
+            error = str(problem)
+        said = together((batch is not None, error))
+        errors = [text for _, text in said if text]
+        if errors:
+            raise EvaluationError(errors[0])
+        if not any(more for more, _ in said):
+            return
+        yield batch or blank
+
+
+def _blank(preprocess: Preprocess) -> Images:
+    """An image without a label: it is right about nothing, and no sample."""
+    return preprocess(Image.new("RGB", (1, 1)))[None], torch.empty(0, dtype=torch.int64)
 
 
 def _decode(content: bytes, where: str, preprocess: Preprocess) -> Tensor:

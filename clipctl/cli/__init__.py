@@ -8,7 +8,9 @@ import sys
 import typer
 
 from clipctl.cli import (  # noqa: F401  each adds its commands to the app
+    adopting,
     database,
+    evaluating,
     examining,
     logbook,
     policy,

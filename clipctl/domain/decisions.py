@@ -80,6 +80,7 @@ class AttemptRecord:
     samples_seen: int = 0
     incident_at: float | None = None
     ended_at: float | None = None  # of its newest job
+    adopted: bool = False  # open_clip_train ran it: what follows is a person's to say
     nodes: tuple[str, ...] = ()  # of its ranks in order, by the scheduler's names; empty: not known
 
 

@@ -149,6 +149,18 @@ class JobIdentity:
         return f"clipctl:{self.run}:{self.attempt}:{self.nonce}"
 
 
+class EvaluationIdentity(JobIdentity):
+    """A job that evaluates a checkpoint of `attempt`. Its name and comment are none by which a run's job is known."""
+
+    @property
+    def job_name(self) -> str:
+        return f"{super().job_name}.eval"
+
+    @property
+    def comment(self) -> str:
+        return f"clipctl-eval:{self.run}:{self.attempt}:{self.nonce}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
     """One job as the scheduler tells it."""

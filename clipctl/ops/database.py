@@ -23,6 +23,18 @@ from clipctl.store.transactions import engine_over
 from trainer.contract import SCHEMA, sync_folder
 
 _FILES = LocalFiles()
+_COUNTED = (
+    "runs",
+    "attempts",
+    "jobs",
+    "standbys",
+    "events",
+    "checkpoints",
+    "incidents",
+    "decisions",
+    "evaluations",
+    "scores",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +198,7 @@ def _make(new: Path, folders: Sequence[Path]) -> tuple[tuple[str, ...], dict[str
         migrate.migrate(connection, new)
         with Session(engine_over(connection)) as session, session.begin():
             left_out = rebuild.take_in_all(session, folders, _FILES)
-        tables = ("runs", "attempts", "jobs", "standbys", "events", "checkpoints", "incidents", "decisions")
-        counts = {table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in tables}
+        counts = {table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in _COUNTED}
         return left_out, counts, views.folders(connection)
 
 

@@ -178,9 +178,10 @@ def _remedy(wish: Wish, history: History, record: RunRecord, now: float) -> tupl
 
 
 def _set_going(history: History) -> History:
-    """As if a person had just now taken back every cancel and hold: budgets begin anew, and nothing is waited for."""
+    """As if a person had just now taken back every cancel and hold, and set going what was taken over: budgets begin
+    anew, and nothing is waited for."""
     state = RunState.STOPPED if history.state in (RunState.HELD, RunState.CANCELLED) else history.state
-    attempts = tuple(map(_not_cancelled, history.attempts))
+    attempts = tuple(replace(_not_cancelled(attempt), adopted=False) for attempt in history.attempts)
     return replace(history, state=state, attempts=attempts, set_going_at=math.inf)
 
 

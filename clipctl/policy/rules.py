@@ -100,6 +100,13 @@ def cancelled(case: Case) -> Decision | None:
     return Hold(basis="a person's cancel is final") if case.history.state is RunState.CANCELLED else None
 
 
+def adopted(case: Case) -> Decision | None:
+    """The newest attempt was taken over from open_clip_train: nothing is started before a person resumes it."""
+    if not case.newest.adopted:
+        return None
+    return Wait(basis=f"taken over from open_clip_train: clipctl resume {case.history.run} sets it going")
+
+
 def end_unknown(case: Case) -> Decision | None:
     """How the newest attempt ended is not known yet."""
     if case.incident is None or (case.incident.alive and case.incident.kind in BORNE):
@@ -284,6 +291,7 @@ RULES: tuple[Rule, ...] = (
     completed,
     held,
     cancelled,
+    adopted,
     end_unknown,
     scancelled,
     fenced,

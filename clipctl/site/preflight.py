@@ -16,11 +16,22 @@ GB = 1e9
 def problems(spec: RunSpec, cluster: Cluster, site: Site | Absent) -> Iterator[str]:
     """One line each."""
     yield from _slurm(cluster, site)
-    if cluster.account_required and spec.slurm.account is None:
-        yield f"slurm.account: is missing: {cluster.name} bills a project; --set slurm.account=NAME"
+    yield from _account(spec, cluster)
     if isinstance(site, Site):
         yield from _partition(spec, site)
     yield from _root(spec, cluster)
+
+
+def lasting(spec: RunSpec, cluster: Cluster) -> Iterator[str]:
+    """What a run of this cluster's keeps from its first day on, wherever clipctl is typed."""
+    if cluster.scheduler == "slurm":
+        yield from _account(spec, cluster)
+        yield from _root(spec, cluster)
+
+
+def _account(spec: RunSpec, cluster: Cluster) -> Iterator[str]:
+    if cluster.account_required and spec.slurm.account is None:
+        yield f"slurm.account: is missing: {cluster.name} bills a project; --set slurm.account=NAME"
 
 
 def _slurm(cluster: Cluster, site: Site | Absent) -> Iterator[str]:

@@ -7,7 +7,7 @@ from clipctl.spec.checks import missing_data
 from clipctl.spec.cluster import Cluster, cluster_of, load_cluster
 from clipctl.spec.defaults import default_cluster
 from clipctl.spec.patch import Patch
-from clipctl.spec.resolve import diff, patch_of, patched, resolve
+from clipctl.spec.resolve import diff, patch_of, patched, resolve, settled
 from clipctl.spec.run import Resources, RunSpec
 from clipctl.spec.stored import spec_from_json, spec_to_json, upgrade
 
@@ -26,6 +26,7 @@ __all__ = [
     "patched",
     "preset_names",
     "resolve",
+    "settled",
     "spec_from_json",
     "spec_to_json",
     "upgrade",

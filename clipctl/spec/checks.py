@@ -15,7 +15,7 @@ from clipctl.spec.run import RunSpec
 from clipctl.spec.shards import expand, is_remote, scheme_of, sources
 from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
-from trainer.contract import BETWEEN_SOURCES, DatasetType, Engine, Schedule, Scheme
+from trainer.contract import BETWEEN_SOURCES, DatasetType, Engine, Parallel, Schedule, Scheme
 from trainer.schedule import Geometry
 
 TRAIN_DATA = "train.data.train_data"
@@ -31,6 +31,7 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     yield from _retention(spec)
     yield from _warmup(spec)
     yield from _cooldown(spec)
+    yield from _sharded(spec)
     yield from _faults(spec)
     yield from _shards_alone(spec)
     yield from _sources(spec)
@@ -115,6 +116,21 @@ def _cooldown(spec: RunSpec) -> Iterator[Problem]:
     if optim.epochs_cooldown > epochs:
         rule = f"must be at most train.epochs={epochs}"
         yield refused("train.optim.epochs_cooldown", optim.epochs_cooldown, rule, ("train.epochs",))
+
+
+def _sharded(spec: RunSpec) -> Iterator[Problem]:
+    train, path = spec.train, "train.parallel"
+    if train.parallel is not Parallel.FSDP:
+        return
+    if train.engine is Engine.REHEARSAL:
+        rule = "is for train.engine=torch; a rehearsal's model is a few hundred numbers"
+        yield refused(path, train.parallel, rule, ("train.engine",))
+    if spec.ranks == 1:
+        rule = f"shares a model out among ranks, and there is one; {path}={Parallel.DDP}"
+        yield refused(path, train.parallel, rule, ("resources",))
+    if train.ddp_static_graph:
+        rule = f"is for {path}={Parallel.DDP}; train.ddp_static_graph=false goes with {path}={Parallel.FSDP}"
+        yield refused("train.ddp_static_graph", True, rule, (path,))
 
 
 def _faults(spec: RunSpec) -> Iterator[Problem]:

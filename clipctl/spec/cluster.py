@@ -37,6 +37,7 @@ class Cluster(Frozen):
     srun: Srun = Srun()
     gpus_per_node: Count | None = None
     root: Path | None = None  # a folder that all nodes see; run folders go below it
+    evaluation_data: Path | None = None  # a folder that all nodes see, with clip_benchmark's test sets (wds_*)
     # where ranks meet: the first host by its name, or by Slurm's NodeAddr where nothing resolves the name
     master_addr: Literal["hostname", "node_address"] = "hostname"
     master_addr_suffix: Annotated[str, Field(pattern=SUFFIX)] = ""  # makes the fast network's name of the host's

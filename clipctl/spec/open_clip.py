@@ -8,7 +8,7 @@ from typing import Any
 
 from clipctl.spec.run import RunSpec
 from clipctl.spec.words import Problem, refused
-from trainer.contract import Classes, Data, DatasetType, Engine, Save, ZeroShot
+from trainer.contract import Classes, Data, DatasetType, Engine, Parallel, Save, ZeroShot
 from trainer.schedule import Geometry, open_clip_steps
 
 ENGINE = "train.engine"
@@ -33,6 +33,10 @@ def _beside_its_options(spec: RunSpec) -> Iterator[tuple[str, Any, Any, str]]:
     yield "train.tf32", train.tf32, True, "open_clip_train never computes without TF32"
     yield "train.faults", train.faults, (), "open_clip_train rehearses no faults"
     yield "train.rehearsal.step_seconds", train.rehearsal.step_seconds, 0.0, "open_clip_train computes real steps"
+    yield "train.parallel", train.parallel, Parallel.DDP, "open_clip_train keeps the whole model on each rank"
+    yield "train.load_what_fits", train.load_what_fits, False, "open_clip_train loads a checkpoint that fits, or none"
+    for name, wanted in vars(train.blocks).items():
+        yield f"train.blocks.{name}", wanted, False, "open_clip_train has no option for it"
     rule = "open_clip_train saves at the end of an epoch, not inside one"
     yield "train.save.steps", save.steps, _SAVE["steps"], rule
     yield "train.save.minutes", save.minutes, _SAVE["minutes"], rule

@@ -42,6 +42,13 @@ def resolve(
     if _is_file(argument) and "name" not in stack[-1].tree:
         tree["name"] = file.stem  # not the name of what it extends: that is another run
     patch = patch_of(sets) | {key: value for key, value in (("name", name), ("cluster", cluster)) if value is not None}
+    return settled(tree, patch, origins, fallback)
+
+
+def settled(
+    tree: Tree, patch: Patch, origins: Mapping[Place, str], fallback: Callable[[], str | None] = lambda: None
+) -> RunSpec:
+    """`tree` with what was typed, on a cluster of this machine's. `origins`: where each of its values stands."""
     tree = changed(tree, patch)
     if tree.get("cluster") is None and (found := fallback()) is not None:
         tree["cluster"] = found

@@ -10,7 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, StandbyRecord, Steps
+from clipctl.store.records import (
+    Answer,
+    DecisionRecord,
+    EvaluationRecord,
+    Intent,
+    JobRecord,
+    NewRun,
+    RunRecord,
+    StandbyRecord,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "DecisionRecord",
+    "EvaluationRecord",
     "Intent",
     "JobRecord",
     "NewRun",

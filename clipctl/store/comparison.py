@@ -25,6 +25,8 @@ _DECIDED: Mapping[str, tuple[str, ...]] = {
     "jobs": ("nonce",),
     "standbys": ("nonce",),
     "incidents": ("attempt", "kind"),
+    "evaluations": ("nonce",),
+    "scores": ("nonce", "dataset", "metric"),
     "decisions": ("id",),
 }
 _LOOKER = frozenset({"pulse"})  # since when whoever looked saw nothing move: begins anew

@@ -16,7 +16,17 @@ from clipctl.domain import JobState
 from clipctl.store import rows
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer
-from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, IncidentRow, JobRow, RunRow, StandbyRow
+from clipctl.store.tables import (
+    AttemptRow,
+    CheckpointRow,
+    DecisionRow,
+    EvaluationRow,
+    IncidentRow,
+    JobRow,
+    RunRow,
+    ScoreRow,
+    StandbyRow,
+)
 
 Line = Mapping[str, Any]
 
@@ -66,7 +76,7 @@ def _answer(session: Session, run: RunRow, line: Line) -> None:
     _is_answered(rows.existing_job(session, line["nonce"])[0], line)
 
 
-def _is_answered(job: JobRow | StandbyRow, line: Line) -> None:
+def _is_answered(job: JobRow | StandbyRow | EvaluationRow, line: Line) -> None:
     job.answer = line["answer"]
     if job.answer == Answer.ACCEPTED:
         job.scheduler_id = line["basis"]
@@ -74,6 +84,12 @@ def _is_answered(job: JobRow | StandbyRow, line: Line) -> None:
         job.raw = line["basis"]
     if job.answer == Answer.REJECTED:
         job.ended_at = line["time"]
+
+
+def _adopt(session: Session, run: RunRow, line: Line) -> None:
+    """What no scheduler of ours ever knew is over, with the last word of its log."""
+    job, _ = rows.existing_job(session, line["nonce"])
+    job.answer, job.ended_at = Answer.ADOPTED, line["ended_at"]
 
 
 def _seen(session: Session, run: RunRow, line: Line) -> None:
@@ -177,9 +193,42 @@ def _standby_end(session: Session, run: RunRow, line: Line) -> None:
     standby.ended_at, standby.state = line["time"], line["state"]
 
 
+def _evaluation(session: Session, run: RunRow, line: Line) -> None:
+    named = ("nonce", "attempt", "epoch", "checkpoint", "suite")
+    row = EvaluationRow(
+        **{name: line[name] for name in named},
+        run=run.name,
+        datasets=json.dumps(line["datasets"]),
+        submitted_at=line["time"],
+    )
+    session.add(row)
+    session.flush()
+
+
+def _evaluation_answer(session: Session, run: RunRow, line: Line) -> None:
+    _is_answered(rows.existing_evaluation(session, line["nonce"])[0], line)
+
+
+def _evaluation_end(session: Session, run: RunRow, line: Line) -> None:
+    evaluation, _ = rows.existing_evaluation(session, line["nonce"])
+    evaluation.ended_at, evaluation.exit_code = line["time"], line["exit_code"]
+    for result in line["results"]:
+        for metric, value in result["metrics"].items():
+            score = ScoreRow(
+                nonce=evaluation.nonce,
+                dataset=result["dataset"],
+                metric=metric,
+                run=run.name,
+                epoch=evaluation.epoch,
+                value=float(value),
+            )
+            session.add(score)
+
+
 _EFFECTS: Mapping[str, Callable[[Session, RunRow, Line], None]] = {
     EntryKind.INTENT: _intent,
     EntryKind.ANSWER: _answer,
+    EntryKind.ADOPT: _adopt,
     EntryKind.SEEN: _seen,
     EntryKind.END: _end,
     EntryKind.INCIDENT: _incident,
@@ -194,4 +243,7 @@ _EFFECTS: Mapping[str, Callable[[Session, RunRow, Line], None]] = {
     EntryKind.WITHDRAW: _withdraw,
     EntryKind.PROMOTE: _promote,
     EntryKind.STANDBY_END: _standby_end,
+    EntryKind.EVALUATION: _evaluation,
+    EntryKind.EVALUATION_ANSWER: _evaluation_answer,
+    EntryKind.EVALUATION_END: _evaluation_end,
 }

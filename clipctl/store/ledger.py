@@ -35,6 +35,10 @@ class EntryKind(StrEnum):
     WITHDRAW = "withdraw"  # it must not start; the scheduler is told next
     PROMOTE = "promote"  # it has started: from here on it is the run's newest attempt, and its live job
     STANDBY_END = "standby_end"  # it is gone, and never was an attempt
+    ADOPT = "adopt"  # the attempt ran under open_clip_train, and is over
+    EVALUATION = "evaluation"  # the intent of a job that scores a checkpoint
+    EVALUATION_ANSWER = "evaluation_answer"
+    EVALUATION_END = "evaluation_end"  # what it found, as its results.jsonl has it
     VOID = "void"  # the line that it names had no effect: the database did not take it
 
 
@@ -102,8 +106,10 @@ def standing(folder: RunFolder) -> list[dict[str, Any]]:
 
 def was_submitted(folder: RunFolder, record: Mapping[str, Any]) -> bool:
     """An intent whose job may exist: its files are written once it is committed, and before the scheduler hears."""
-    intent = record.get("kind") in (EntryKind.INTENT, EntryKind.STANDBY)
-    return intent and folder.job(str(record.get("nonce"))).path.exists()
+    nonce = str(record.get("nonce"))
+    if record.get("kind") == EntryKind.EVALUATION:
+        return folder.evaluation(nonce).path.exists()
+    return record.get("kind") in (EntryKind.INTENT, EntryKind.STANDBY) and folder.job(nonce).path.exists()
 
 
 def take_back(folder: RunFolder, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipctl.errors import Refused
 
-NEWEST = 6  # the number of the last file in migrations/: known without looking, for `status`
+NEWEST = 7  # the number of the last file in migrations/: known without looking, for `status`
 
 _RECORDS = """CREATE TABLE IF NOT EXISTS migrations (
     number INTEGER NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, applied_at FLOAT NOT NULL)"""

@@ -8,7 +8,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from clipctl.domain import Cursor, JobIdentity, JobReport, JobState, Limits, Pulse, RunState
+from clipctl.domain import (
+    Accepted,
+    Cursor,
+    EvaluationIdentity,
+    JobIdentity,
+    JobReport,
+    JobState,
+    Limits,
+    Pulse,
+    Rejected,
+    RunState,
+    Unknown,
+)
 from clipctl.journal import Landmarks
 from trainer.contract import Event, Parent
 
@@ -19,6 +31,10 @@ class Answer(StrEnum):
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     UNKNOWN = "unknown"
+    ADOPTED = "adopted"  # none was ever asked by us: open_clip_train ran it
+
+
+ANSWERS: Mapping[type, Answer] = {Accepted: Answer.ACCEPTED, Rejected: Answer.REJECTED, Unknown: Answer.UNKNOWN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +136,24 @@ class StandbyRecord:
         why = f" ({self.reason})" if self.reason and self.state is JobState.PENDING else ""
         leaving = ", is being removed" if self.withdrawn_at is not None else ""
         return f"job {self.scheduler_id or self.identity.nonce}, {self.state}{why}{leaving}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """A checkpoint that was, or is to be, scored on test sets by a job of its own."""
+
+    identity: EvaluationIdentity
+    folder: Path  # the run's
+    epoch: int  # epochs done
+    checkpoint: str  # relative to the run's folder
+    suite: str
+    datasets: tuple[str, ...]
+    answer: Answer | None
+    scheduler_id: str | None
+    raw: str  # why it was not accepted, or not known to be
+    ended_at: float | None  # set: what it left is in the store
+    exit_code: int | None
+    scores: Mapping[str, Mapping[str, float]]  # of each set its metrics
 
 
 @dataclass(frozen=True, kw_only=True)

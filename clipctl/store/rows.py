@@ -17,7 +17,16 @@ from clipctl.pulse import Pulse
 from clipctl.run_state import RunFacts, run_state
 from clipctl.store.ledger import EntryKind
 from clipctl.store.records import Answer, Steps
-from clipctl.store.tables import AttemptRow, CheckpointRow, DecisionRow, EventRow, JobRow, RunRow, StandbyRow
+from clipctl.store.tables import (
+    AttemptRow,
+    CheckpointRow,
+    DecisionRow,
+    EvaluationRow,
+    EventRow,
+    JobRow,
+    RunRow,
+    StandbyRow,
+)
 from trainer import contract
 from trainer.contract import CheckpointManifest, Event, EventKind
 
@@ -64,6 +73,13 @@ def existing_standby(session: Session, nonce: str) -> tuple[StandbyRow, RunRow]:
     row = session.get(StandbyRow, nonce)
     if row is None:
         raise NotFound(f"no job {nonce} ever stood by", hint="clipctl status --all")
+    return row, existing_run(session, row.run)
+
+
+def existing_evaluation(session: Session, nonce: str) -> tuple[EvaluationRow, RunRow]:
+    row = session.get(EvaluationRow, nonce)
+    if row is None:
+        raise NotFound(f"there is no evaluation {nonce}", hint="clipctl status --all")
     return row, existing_run(session, row.run)
 
 

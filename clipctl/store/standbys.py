@@ -15,12 +15,10 @@ from clipctl.layout import RunFolder
 from clipctl.store import comparison, rows, standing
 from clipctl.store.effects import INTENDED
 from clipctl.store.ledger import EntryKind
-from clipctl.store.records import Answer, Intent, StandbyRecord
+from clipctl.store.records import ANSWERS, Answer, Intent, StandbyRecord
 from clipctl.store.tables import JobRow
 from clipctl.store.transactions import Entry, Transactions
 from trainer.contract import Parent
-
-ANSWERS: Mapping[type, Answer] = {Accepted: Answer.ACCEPTED, Rejected: Answer.REJECTED, Unknown: Answer.UNKNOWN}
 
 
 class Standbys(Transactions):

@@ -127,6 +127,36 @@ class IncidentRow(SQLModel, table=True):
     facts: str
 
 
+class EvaluationRow(SQLModel, table=True):
+    """`attempt`: the one that wrote the checkpoint. `ended_at`: what the job left was taken in."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (Index("evaluations_by_run", "run", "epoch"),)
+    nonce: str = Field(primary_key=True)
+    run: str = Field(foreign_key="runs.name")
+    attempt: int
+    epoch: int
+    checkpoint: str
+    suite: str
+    datasets: str
+    submitted_at: float
+    answer: str | None = None
+    scheduler_id: str | None = None
+    raw: str = ""
+    ended_at: float | None = None
+    exit_code: int | None = None
+
+
+class ScoreRow(SQLModel, table=True):
+    __tablename__ = "scores"
+    nonce: str = Field(primary_key=True, foreign_key="evaluations.nonce")
+    dataset: str = Field(primary_key=True)
+    metric: str = Field(primary_key=True)
+    run: str
+    epoch: int
+    value: float
+
+
 class DecisionRow(SQLModel, table=True):
     __tablename__ = "decisions"
     __table_args__ = (Index("decisions_by_run", "run", "time"),)

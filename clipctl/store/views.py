@@ -272,6 +272,8 @@ _ATTEMPTS = """
         (SELECT time FROM incidents AS i WHERE i.run = looks.run AND i.attempt = looks.number
             ORDER BY time DESC LIMIT 1) AS incident_at,
         (SELECT max(ended_at) FROM jobs AS j WHERE j.run = looks.run AND j.attempt = looks.number) AS ended_at,
+        EXISTS (SELECT 1 FROM jobs AS j WHERE j.run = looks.run AND j.attempt = looks.number AND j.answer = 'adopted')
+            AS adopted,
         (SELECT line FROM events AS e WHERE e.run = looks.run AND e.attempt = looks.number AND e.seq = looks.started)
             AS started_line
     FROM attempt_looks AS looks"""
@@ -311,6 +313,7 @@ def _attempt(row: Row) -> AttemptRecord:
         incident_at=row["incident_at"],
         ended_at=row["ended_at"],
         nodes=_nodes(_event(row["started_line"])),
+        adopted=bool(row["adopted"]),
     )
 
 

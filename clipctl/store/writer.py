@@ -32,18 +32,20 @@ from clipctl.domain import (
     Unknown,
 )
 from clipctl.errors import NotFound, Refused
+from clipctl.journal import LocalFiles
 from clipctl.layout import RunFolder
-from clipctl.store import comparison, home as homes, progress, rows, views
+from clipctl.store import comparison, home as homes, ledger, progress, rebuild, rows, views
+from clipctl.store.evaluations import Evaluations
 from clipctl.store.ledger import EntryKind
-from clipctl.store.records import Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, Steps
-from clipctl.store.standbys import ANSWERS, Standbys, sight
+from clipctl.store.records import ANSWERS, Answer, DecisionRecord, Intent, JobRecord, NewRun, RunRecord, Steps
+from clipctl.store.standbys import Standbys, sight
 from clipctl.store.tables import CheckpointRow, IncidentRow, RunRow
 from clipctl.store.transactions import Entry
 from trainer import contract
 from trainer.contract import Event
 
 
-class Store(Standbys):
+class Store(Standbys, Evaluations):
     """All writes, and the reads that a writer needs. Open it with `clipctl.store.open_store`."""
 
     # --- intents --------------------------------------------------------------------------------
@@ -106,6 +108,15 @@ class Store(Standbys):
         return JobIdentity(
             run=run.name, run_id=run.run_id, attempt=number, nonce=intent.nonce, submitted_at=intent.time
         )
+
+    def adopt(self, run: str, folder: Path) -> None:
+        """A run whose folder is complete, indexed as `db rebuild` does it. Refused: the name is taken."""
+        with self._writing() as session:
+            if session.get(RunRow, run) is not None:
+                raise Refused(f"a run named '{run}' exists", hint="clipctl adopt DIR --name NAME")
+            homes.note_folder(self.home, folder, views.folders(self._connection))
+            taken = RunFolder(folder)
+            rebuild.take_in_run(session, taken, ledger.standing(taken), LocalFiles())
 
     # --- what became of a job -------------------------------------------------------------------
 

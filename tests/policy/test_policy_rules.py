@@ -93,6 +93,12 @@ ENDS = {
     "all epochs done": (history(attempt(1), state=RunState.COMPLETED), "completed", Complete, "has completed"),
     "held": (over(ended(1, Kind.CRASHED), state=RunState.HELD, hold_reason="lunch"), "held", Hold, "lunch"),
     "cancelled": (over(ended(1, Kind.STOPPED), state=RunState.CANCELLED), "cancelled", Hold, "cancel is final"),
+    "taken over from open_clip_train": (
+        history(attempt(1, incident=diverged(1, 75), adopted=True), checkpoints=SAVED),
+        "adopted",
+        Wait,
+        "clipctl resume r sets it going",
+    ),
     "silence": (history(attempt(1), checkpoints=SAVED), "end_unknown", Wait, "not known yet"),
     "slow was the last word": (over(ended(1, Kind.SLOW, alive=True)), "end_unknown", Wait, "not known yet"),
     "a checkpoint was refused before": (over(ended(1, Kind.STORAGE, alive=True)), "end_unknown", Wait, "not known yet"),

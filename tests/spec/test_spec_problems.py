@@ -231,6 +231,24 @@ def test_what_is_for_shards_is_refused_with_other_sets() -> None:
     )
 
 
+def test_a_model_is_shared_out_where_there_is_one_and_somebody_to_share_it_with() -> None:
+    fsdp = "train.parallel=fsdp"
+    sound = (fsdp, "resources.ranks_per_node=2", "train.ddp_static_graph=false")
+    assert resolve("demo", sets=sound).train.parallel == "fsdp"
+    assert problems(fsdp, "resources.ranks_per_node=1", "train.ddp_static_graph=false") == (
+        "train.parallel=fsdp: shares a model out among ranks, and there is one; train.parallel=ddp",
+    )
+    assert problems(fsdp, "resources.ranks_per_node=2", "train.ddp_static_graph=true") == (
+        "train.ddp_static_graph=true: is for train.parallel=ddp; "
+        "train.ddp_static_graph=false goes with train.parallel=fsdp",
+    )
+    assert problems(fsdp, "train.engine=rehearsal", "resources.ranks_per_node=2", "train.ddp_static_graph=false") == (
+        "train.parallel=fsdp: is for train.engine=torch; a rehearsal's model is a few hundred numbers",
+    )
+    (line,) = problems("train.parallel=zero")
+    assert line == "train.parallel=zero: must be one of ddp, fsdp"
+
+
 def test_what_is_missing_is_named_with_an_example(spec_file: Callable[..., str]) -> None:
     file = spec_file("cluster: local\ntrain: {data: {train_num_samples: 10}}\n")
     assert problems(argument=file) == (

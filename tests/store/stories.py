@@ -12,7 +12,20 @@ from clipctl.journal import LocalFiles, checkpoints, read_all
 from clipctl.layout import AttemptFolder, RunFolder
 from clipctl.store import Intent, NewRun
 from clipctl.store.writer import Store
-from trainer.contract import CheckpointManifest, Event, Heartbeat, Parent, Phase, Precision, Stream, dumps, write_atomic
+from trainer.contract import (
+    CheckpointManifest,
+    Data,
+    Event,
+    Heartbeat,
+    Parent,
+    Phase,
+    Precision,
+    Stream,
+    TrainSpec,
+    dumps,
+    write_atomic,
+)
+from trainer.evaluation import Evaluation
 
 STEPS = 10  # an epoch
 BATCH = 32  # a rank
@@ -57,6 +70,26 @@ def new_run(home: Path, name: str, *, lost_after: float = 60.0) -> NewRun:
         spec=spec(name),
         epochs=4,
         limits=Limits(lost_after=lost_after),
+    )
+
+
+def evaluation(nonce: str) -> Evaluation:
+    """Of the first attempt's first epoch."""
+    spec = TrainSpec(
+        model="ViT-digits-32", data=Data(train_data="/0.tar", train_num_samples=64), epochs=4, batch_size=8
+    )
+    return Evaluation(
+        run="digits",
+        nonce=nonce,
+        epoch=1,
+        attempt=1,
+        checkpoint="attempts/1/checkpoints/epoch_1.pt",
+        digest="sha256:1",
+        train=spec,
+        suite="cars, dtd",
+        datasets=("cars", "dtd"),
+        data="/data",
+        batch_size=8,
     )
 
 

@@ -15,6 +15,8 @@ KEYS = {
     "events": ("run", "attempt", "seq"),
     "incidents": ("run", "attempt", "kind"),
     "standbys": ("nonce",),
+    "evaluations": ("nonce",),
+    "scores": ("nonce", "dataset", "metric"),
     "decisions": ("id",),
 }
 

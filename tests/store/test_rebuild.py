@@ -17,9 +17,11 @@ from clipctl.ops.clock import SystemClock
 from clipctl.ops.database import Rebuilt, check, rebuild_database
 from clipctl.ops.read.logbook import history
 from clipctl.store import home as homes, ledger, open_store
+from clipctl.store.ledger import EntryKind
 from clipctl.store.writer import Store
 from tests.store import stories
 from tests.store.tables_of import tables
+from trainer.evaluation import Result
 
 FIRST = "attempts/1/checkpoints/epoch_1.pt"
 NAN = Incident(kind=IncidentKind.DIVERGED, attempt=1, detail="loss nan", epoch=2, step_in_epoch=3)
@@ -55,6 +57,7 @@ def told(store: Store, home: Path) -> None:
     store.answered("n2", Unknown(reason="socket timed out"), time=201.0)
     store.observed("n2", JobReport(nonce="n2", scheduler_id="4712", state=JobState.PENDING, raw="PD"), time=210.0)
     _stood_by(store)
+    _evaluated(store)
     stories.launched(store, home, "held", nonce="n3")
     store.hold("held", actor="ada", basis="disk to be moved", time=300.0)
     store.cancel("held", actor="bob", basis="enough", time=310.0)
@@ -84,12 +87,28 @@ def _stood_by(store: Store) -> None:
     store.intend_standby("digits", 5, stories.intent("s6", time=240.0))
 
 
+def _evaluated(store: Store) -> None:
+    """One that gave scores, but for a set; one that was refused, and one that nobody has answered yet."""
+    for nonce in ("e1", "e2", "e3"):
+        store.intend_evaluation(stories.evaluation(nonce), actor="ada", time=250.0)
+    store.evaluation_answered("e1", Accepted(scheduler_id="4720"), time=251.0)
+    store.evaluation_answered("e2", Rejected(reason="invalid qos"), time=252.0)
+    scored = Result(dataset="cars", metrics={"acc1": 0.5, "acc5": 0.75}, samples=8)
+    store.evaluated("e1", [scored, Result(dataset="dtd", error="cut")], exit_code=1, time=260.0)
+    store.evaluated("e1", [], exit_code=0, time=261.0)  # another process is slower
+
+
 def test_all_of_it_comes_back_from_the_folders(store: Store, home: Path, tmp_path: Path) -> None:
     told(store, home)
     made = rebuilt(home, tmp_path / "again.db")
     assert (made.left_out, made.counts["runs"], made.counts["attempts"]) == ((), 3, 5)
     here, again = tables(store.path), tables(tmp_path / "again.db")
     assert {row["state"] for row in again["checkpoints"].values()} == {"verified", "damaged"}
+    assert {key: (row["epoch"], row["value"]) for key, row in again["scores"].items()} == {
+        ("e1", "cars", "acc1"): (1, 0.5),
+        ("e1", "cars", "acc5"): (1, 0.75),
+    }
+    assert [row["ended_at"] for row in again["evaluations"].values()] == [260.0, 252.0, None]
     for table in here:
         assert again[table] == here[table], table
     assert check(home).problems == ()
@@ -163,6 +182,17 @@ def test_where_nothing_names_the_runs_a_root_does(home: Path, tmp_path: Path) ->
     rebuilt(home, roots=(home,))
     assert tables(homes.database(home)) == before
     assert set(homes.known_folders(home)) == {home / "runs" / name for name in ("digits", "held", "refused")}
+
+
+def test_an_evaluation_that_only_its_folder_knows_is_told(store: Store, home: Path) -> None:
+    """Until its files are there nobody has been told of it: a line that a killed command left had no effect."""
+    stories.launched(store, home)
+    folder = RunFolder.of(home, "digits")
+    line = {"id": "x", "run": "digits", "kind": EntryKind.EVALUATION, "nonce": "e1", "time": 1.0}
+    ledger.append(folder, line)
+    assert check(home).problems == ()
+    folder.evaluation("e1").path.mkdir(parents=True)
+    assert "1 lines of" in check(home).problems[0]
 
 
 def test_a_copy_from_before_starts_no_second_job(home: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.trainer.attempts import Started, digits_spec, prepare, rehearsal_spec
 from trainer import models
 from trainer.clip import contrastive_loss, data_parallel
 from trainer.contract import (
+    Blocks,
     Classes,
     DatasetType,
     Engine,
@@ -88,6 +89,10 @@ CHANGE_THE_LOSSES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "force_patch_dropout": lambda digits: {"force_patch_dropout": 0.5},
     "force_image_size": lambda digits: {"force_image_size": 64},
     "force_quick_gelu": lambda digits: {"force_quick_gelu": True},
+    "blocks.scaled_cosine_attn": lambda digits: {"blocks": Blocks(scaled_cosine_attn=True)},
+    "blocks.scale_heads": lambda digits: {"blocks": Blocks(scale_heads=True)},
+    "blocks.scale_attn": lambda digits: {"blocks": Blocks(scale_attn=True)},
+    "blocks.scale_fc": lambda digits: {"blocks": Blocks(scale_fc=True)},
 }
 
 
@@ -103,7 +108,10 @@ WITHOUT_FILES = {
     "data.dataset_resampled",
     "data.train_data_upsampling_factors",
 }  # pairs are made up
-OPEN_CLIPS_MODEL = {"loss.siglip", "force_patch_dropout", "force_image_size", "force_quick_gelu"}
+OPEN_CLIPS_MODEL = {
+    "loss.siglip", "force_patch_dropout", "force_image_size", "force_quick_gelu",
+    "blocks.scaled_cosine_attn", "blocks.scale_heads", "blocks.scale_attn", "blocks.scale_fc",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", sorted(CHANGE_THE_LOSSES.keys() - WITHOUT_FILES - OPEN_CLIPS_MODEL - {"engine"}))
@@ -211,6 +219,8 @@ SHOWN_ABOVE = {
     "zeroshot.data", "zeroshot.frequency", "loss.local_loss", "loss.gather_with_grad", "rehearsal.step_seconds",
 }  # fmt: skip
 SHOWN_ELSEWHERE = {
+    "parallel": "test_sharded.py",
+    "load_what_fits": "test_blocks.py",
     "data.max_punsafe": "test_safe_subset.py",
     "data.allowed_schemes": "test_streams.py",
     "data.csv_separator": "test_sets.py",

@@ -141,7 +141,7 @@ def test_all_ranks_have_the_same_bits_of_the_mean_gradient_and_decide_alike(
 
     def step(rank: int) -> object:
         row = Row((1.0 + rank, True, 0.0, 512.0, 14.0, 0.0), gradients[rank])
-        return ranks[rank].agree(row, Said(stops[rank], bad[rank], 16, own_seconds=0.25 * rank))
+        return ranks[rank].agree(row, Said(stops[rank], bad[rank], 16, own_seconds=0.25 * rank, due=rank == 0))
 
     with ThreadPoolExecutor(3) as pool:
         agreed = list(pool.map(step, range(3)))
@@ -151,8 +151,8 @@ def test_all_ranks_have_the_same_bits_of_the_mean_gradient_and_decide_alike(
     measured = [each.read() for each in agreed]
     assert list(measured[0].losses) == [1.0, 2.0, 3.0], "rank 0 writes them down"
     assert list(measured[0].own_seconds) == [0.0, 0.25, 0.5]
-    assert {(each.stop, each.bad, each.seen, each.scale, each.logit_scale) for each in measured} == {
-        (15.0, 3.0, 48.0, 512.0, 14.0)
+    assert {(each.stop, each.bad, each.seen, each.scale, each.logit_scale, each.due) for each in measured} == {
+        (15.0, 3.0, 48.0, 512.0, 14.0, 1.0)
     }
     norm = np.linalg.norm(np.mean(gradients, axis=0))
     assert all(each.grad_norm == pytest.approx(norm, rel=1e-6) for each in measured)

@@ -1,8 +1,8 @@
 """`engine: rehearsal`: real loop, ranks, float16 and checkpoints, around a model that costs nothing.
 
-Of the TrainSpec it does without `model` and what modifies it (`force_...`, `grad_checkpointing`), `tf32`,
-`ddp_static_graph`, `loss`, the data's files and the zero-shot set: pairs are made up, and an evaluation asks which of
-the held-out texts is the nearest to each held-out image.
+Of the TrainSpec it does without `model` and what modifies it (`force_...`, `blocks`, `grad_checkpointing`), `tf32`,
+`load_what_fits`, `ddp_static_graph`, `loss`, the data's files and the zero-shot set: pairs are made up, and an
+evaluation asks which of the held-out texts is the nearest to each held-out image.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 
 LENGTH = struct.Struct(">I")
 CHUNK = 8192  # bytes; what ranks are told in a step is less
-LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, _PATCH_RMS, STOP, BAD, SEEN, OWN_SECONDS = range(10)  # of a row
-ROW = 10
+LOSS, FINITE, GRAD_NORM, _SCALE, _LOGIT_SCALE, _PATCH_RMS, STOP, BAD, SEEN, OWN_SECONDS, DUE = range(11)  # of a row
+ROW = 11
 
 
 class Star:
@@ -156,5 +156,5 @@ def _agreed(messages: list[bytes]) -> Agreed:
 def _summed_up(rows: Floats) -> Floats:
     """[ROW] that leads to the same decisions: to read 384 rows on each of 384 ranks would take longer than the step."""
     loss, bad, seen = (rows[:, column].sum() for column in (LOSS, BAD, SEEN))
-    finite, stop, own = rows[:, FINITE].min(), rows[:, STOP].max(), rows[:, OWN_SECONDS].max()
-    return np.array([loss / len(rows), finite, *rows[0, GRAD_NORM:STOP], stop, bad, seen, own], np.float32)
+    finite, stop, own, due = rows[:, FINITE].min(), *(rows[:, column].max() for column in (STOP, OWN_SECONDS, DUE))
+    return np.array([loss / len(rows), finite, *rows[0, GRAD_NORM:STOP], stop, bad, seen, own, due], np.float32)

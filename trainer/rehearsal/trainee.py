@@ -87,6 +87,9 @@ class RehearsalTrainee:
         moments = {"updates": self._updates, "first": self._first.copy(), "second": self._second.copy()}
         return {"state_dict": weights, "optimizer": moments, "scaler": self._loss_scale.state()}
 
+    def contribute(self) -> None:
+        """Nothing: all ranks hold the same."""
+
     def is_finite(self, state: Mapping[str, Any]) -> bool:
         return all(bool(np.isfinite(layer).all()) for layer in state["state_dict"].values())
 

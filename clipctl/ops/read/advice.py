@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from clipctl.domain import CheckpointRecord, History, Hold, IncidentKind, RecoverySpec, Remedy, Resubmit, RunState
 
@@ -29,7 +30,8 @@ def after_divergence(history: History, recovery: RecoverySpec, *, now: float) ->
         return plain(history.run, history.state)
     from clipctl.policy import decide  # most looks at a store need no advice
 
-    decision = decide(history, incident, recovery, now=now)
+    attempts = tuple(replace(attempt, adopted=False) for attempt in history.attempts)  # a person reads it, and types
+    decision = decide(replace(history, attempts=attempts), incident, recovery, now=now)
     if isinstance(decision, Resubmit) and decision.remedy.patch.keys() <= {"train.precision"}:
         return f"clipctl resume {history.run}{_flags(decision.remedy)}"
     return f"clipctl show {history.run}" if isinstance(decision, Hold) else plain(history.run, history.state)

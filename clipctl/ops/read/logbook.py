@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from clipctl.store.records import DecisionRecord
 from trainer.contract import SCHEMA, Event, EventKind
 
 PATIENCE = 3.0  # seconds for the run's folder
+SCORES_TOLD = 3  # of an evaluation
 CLIPCTL = ("clipctl", "scheduler")  # who tells what nobody decided
 _LOCAL = LocalFiles()
 
@@ -67,7 +69,7 @@ def history(home: Path, name: str, *, now: float, queues: Queues = _NOBODY_ASKED
         lines = [*_happened(connection, name, run.attempts, found), *_decided(connection, name)]
         if found.incident is not None and view.last_incident == found.incident:
             lines += _not_stored_yet(connection, name, found.incident, now)
-    lines.sort(key=lambda line: line.time)
+    lines.sort(key=lambda line: (line.time, line.what not in _FIRST))
     return HistoryView(run=name, state=view.state, folder=view.folder, next=view.next, lines=tuple(lines))
 
 
@@ -79,7 +81,7 @@ def _decided(connection: sqlite3.Connection, run: str) -> Iterator[Line]:
     for entry in views.decisions(connection, run):
         said = _SAID.get(entry.kind, _as_it_is)(entry)
         if entry.kind in _STARTS:
-            said = ("launch" if entry.attempt == 1 else "resume", _start(attempts, entry))
+            said = (_FIRST[0] if entry.attempt == 1 else _FIRST[1], _start(attempts, entry))
         if said is not None:
             actor = "" if entry.actor in CLIPCTL else entry.actor
             yield Line(time=entry.time, attempt=entry.attempt, what=said[0], text=said[1], actor=actor)
@@ -106,6 +108,7 @@ def _attempt_of(path: str) -> int:
 
 
 _STARTS = (EntryKind.INTENT, EntryKind.PROMOTE)
+_FIRST = ("launch", "resume")  # of what has one time: a log that was taken over tells whole seconds
 Said = tuple[str, str] | None
 
 
@@ -141,14 +144,29 @@ def _save(entry: DecisionRecord) -> Said:
     return "save-now", f"request {entry.facts.get('request')}: a checkpoint at the next step"
 
 
+def _evaluated(entry: DecisionRecord) -> Said:
+    """With its first few scores: all of them are told by `clipctl evals`."""
+    scored = [each for each in entry.facts.get("results") or () if each.get("metrics")]
+    firsts = (f"{each['dataset']} {name} {value:.1%}" for each in scored for name, value in _first(each["metrics"]))
+    return "evaluated", "; ".join([entry.basis, *itertools.islice(firsts, SCORES_TOLD)])
+
+
+def _first(metrics: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    return itertools.islice(metrics.items(), 1)
+
+
 _SAID: Mapping[str, Callable[[DecisionRecord], Said]] = {
     EntryKind.ANSWER: _answer,
     EntryKind.SEEN: _seen,
+    EntryKind.ADOPT: lambda entry: ("taken over", entry.basis),
     EntryKind.END: lambda entry: ("ended", entry.basis),
     EntryKind.INCIDENT: _incident,
     EntryKind.CHECKED: _checked,
     EntryKind.SAVE: _save,
     EntryKind.STANDBY_ANSWER: _answer,
+    EntryKind.EVALUATION: lambda entry: ("evaluate", entry.basis),
+    EntryKind.EVALUATION_ANSWER: lambda entry: ("evaluate", " ".join(_answer(entry) or ())),
+    EntryKind.EVALUATION_END: _evaluated,
     EntryKind.STANDBY_SEEN: lambda entry: None,
     EntryKind.STANDBY_END: lambda entry: ("ended", f"never started: {entry.basis}"),
 }
@@ -183,7 +201,8 @@ def _event(event: Event) -> str | None:
     if event.kind == EventKind.STARTED:
         hosts = facts.get("hosts")
         count = len(hosts) if isinstance(hosts, list) else 0
-        return f"with epoch {event.epoch}, step {event.step}, on {count} host{'' if count == 1 else 's'}"
+        where = f", on {count} host{'' if count == 1 else 's'}" if count else ""
+        return f"with epoch {event.epoch}, step {event.step}{where}"
     if event.kind == EventKind.CHECKPOINT:
         request = facts.get("request")
         return None if request is None else f"{facts.get('path')}, for request {request}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clipctl.domain import Hold, Wait
 from clipctl.errors import ClipctlError, Unavailable
 from clipctl.ops.clock import Clock
+from clipctl.ops.observe import take_in_evaluations
 from clipctl.ops.tick.visit import Outcome, Site, Visit, failed
 from clipctl.store import open_store
 from clipctl.store.due import Due, due
@@ -93,8 +94,9 @@ def tick(sites: Sites, *, store: Store, clock: Clock, act: bool = True, lease: L
         outcomes += visit.all(runs)
         if visit.silence:
             silence[name] = visit.silence
+    found = take_in_evaluations(store, clock) if act else ()
     silent = _since(silence, last_tick(home), clock.now())
-    lines = [line for outcome in outcomes for line in _lines(outcome)]
+    lines = [*(line for outcome in outcomes for line in _lines(outcome)), *found]
     lines += _alarms(silence, silent, clock.now())
     return Report(outcomes=tuple(outcomes), held=due(home, clock.now()).held, silent=silent, lines=tuple(lines))
 
