@@ -54,6 +54,7 @@ class LossLimits:
     scale_halvings: Count = 3  # of float16's loss scale within `scale_steps`: said, as an early sign (OPT-175B)
     scale_steps: Count = 500
     norm_rise: Positive = 10.0  # gradient norm over its own median: said (SPAM: gradients spike up to 1000-fold)
+    patch_rms: Positive = 2.3  # of the patch embedding: said (arXiv 2304.13013: a spike often follows within 8 steps)
     pace: Positive = 0.5  # of the run's own samples a second: a slow job (NVRx: half is twice too slow)
 
 

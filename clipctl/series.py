@@ -30,6 +30,7 @@ class Point:
     loss: float  # mean; nan where that of one step was
     grad_norm: float | None = None
     scale: float | None = None  # of the loss; None: not float16
+    patch_rms: float | None = None  # the highest of these steps: trainer.patch_rms
     pace: float | None = None  # samples a second; None: not comparable with the newest one's
     waiting: float | None = None  # part of the time for which it waited for data
     slowest: int | None = None  # the rank that all others waited for
@@ -108,6 +109,7 @@ def _point(line: Mapping[str, Any], attempt: int, batch: int, begin: float, pace
         loss=loss,
         grad_norm=_number(line, "grad_norm_max"),
         scale=_number(line, "scale"),
+        patch_rms=_number(line, "patch_rms_max"),
         pace=_number(line, "samples_per_second") if paced else None,
         waiting=waiting / seconds if seconds and waiting is not None else None,
         slowest=None if median is None else _whole(line, "slowest_rank"),

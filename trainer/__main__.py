@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+from trainer import garbage
 from trainer.contract import ATTEMPT_FILE, SCHEMA, Attempt, ExitCode, loads
+from trainer.flight import variables
 from trainer.origin import refuse_foreign
 from trainer.signals import StopRequest
 
 
 def main(arguments: list[str]) -> int:
+    garbage.put_off()
     refuse_foreign()
     if len(arguments) != 1:
         print("usage: python -P -m trainer ATTEMPT_FOLDER", file=sys.stderr)
@@ -24,6 +28,8 @@ def main(arguments: list[str]) -> int:
     if attempt.schema > SCHEMA:
         print(f"error: {folder} was written by a newer clipctl (schema {attempt.schema} > {SCHEMA})", file=sys.stderr)
         return ExitCode.REFUSED
+    for name, value in variables(folder).items():
+        os.environ.setdefault(name, value)
     stop = StopRequest()
     stop.listen()  # before the imports that take seconds
     from trainer.rank import run

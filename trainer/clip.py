@@ -14,6 +14,7 @@ from open_clip.loss import SigLipLoss
 from torch import nn
 
 from trainer.contract import FaultKind, Loss, Precision, TrainSpec
+from trainer.patch_rms import PatchRms
 from trainer.position import Position
 from trainer.ranks import TorchAgreement
 from trainer.seeds import seed_for
@@ -39,6 +40,7 @@ class ClipTrainee:
         self._wrapped = self._wrapped_in(ranks)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
+        self._patch_rms: Callable[[], torch.Tensor] = PatchRms(model, self._optimizer)
         self._scaler = torch.amp.GradScaler(device.type) if spec.precision is Precision.AMP_FP16 else None
         # 1.0 until the first step that is not finite; from then on no update reaches the weights.
         self._alive = torch.ones((), device=device)
@@ -58,7 +60,9 @@ class ClipTrainee:
         return torch.autocast(self._device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def forward_backward(self, batch: Any, at: Position) -> torch.Tensor:
-        """Images [B, 3, H, W] and texts [B, context] to a row [5]: loss, finite, grad_norm, scale, logit_scale.
+        """Images [B, 3, H, W] and texts [B, context] to a row [6]:
+
+        loss, finite, grad_norm, scale, logit_scale, patch_rms.
 
         B is batch_size x accum_freq; the gradient is that of all B pairs as one batch.
         """
@@ -68,7 +72,7 @@ class ClipTrainee:
         take = self._undivided if self._spec.accum_freq == 1 else self._accumulated
         loss, image_features, text_features, logit_scale = take(batch, seed)
         finite = loss.isfinite() & image_features.isfinite().all() & text_features.isfinite().all()
-        facts = [loss, finite, self._gradient_norm(), self._scale(), logit_scale]
+        facts = [loss, finite, self._gradient_norm(), self._scale(), logit_scale, self._patch_rms()]
         return torch.stack([fact.detach().float() for fact in facts])
 
     def _undivided(self, batch: Any, seed: int) -> tuple[torch.Tensor, ...]:

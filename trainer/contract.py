@@ -42,6 +42,7 @@ from trainer.trainspec import (
     Rehearsal as Rehearsal,
     Save as Save,
     Schedule as Schedule,
+    Scheme as Scheme,
     Separator as Separator,
     TrainSpec as TrainSpec,
     ZeroShot as ZeroShot,

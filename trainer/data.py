@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from trainer import garbage
 from trainer.compose import Batch, Preprocess, Tokenizer, compose
 from trainer.contract import Stream, TrainSpec
 from trainer.order import Reader
@@ -76,6 +77,8 @@ class _Worker(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Batch | DataError]:
         info = get_worker_info()
+        if info:
+            garbage.resume()
         # The DataLoader asks process 0 first, so that one plays the worker whose turn it is.
         worker = (self.first_step + (info.id if info else 0)) % self.source.workers
         try:

@@ -9,12 +9,13 @@ from typing import IO, Any, Protocol, cast
 
 from trainer.charts import Charts
 from trainer.contract import Engine, TrainSpec
+from trainer.flight import Recorded
 from trainer.loop import Ranks, Source, Trainee
 from trainer.place import Place
 from trainer.position import Position
 
 
-class ClosableRanks(Ranks, Protocol):
+class ClosableRanks(Ranks, Recorded, Protocol):
     def close(self) -> None: ...
 
 

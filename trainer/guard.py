@@ -33,6 +33,7 @@ class Step:
     grad_norm: float  # after the all-reduce: the same on every rank
     scale: float | None  # of the loss; None without GradScaler
     logit_scale: float
+    patch_rms: float | None = None  # trainer.patch_rms
     own_seconds: tuple[float, ...] = ()  # by rank: before it first waited for the others
 
     @cached_property

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from trainer import garbage
 from trainer.contract import EventKind, ExitCode, FaultKind, Phase, TrainSpec
 from trainer.faults import Faults
 from trainer.guard import Divergence, Guard, Step
@@ -40,6 +41,7 @@ class Measured:
     grad_norm: float
     scale: float  # of the loss; 0.0: there is none
     logit_scale: float
+    patch_rms: float  # 0.0: not known
     stop: float  # the signal that asks to stop; 0.0: none
     bad: float  # samples of this step's batch that could not be used
     seen: float
@@ -48,10 +50,10 @@ class Measured:
 
     @classmethod
     def of(cls, columns: Sequence[Sequence[float]]) -> Measured:
-        """A row's ten numbers, each of all ranks: the first five come from the trainee, the others are `Said`."""
-        losses, finite, norms, scales, logit_scales, stops, bad, seen, own, due = columns
-        common = max(norms), scales[0], logit_scales[0], max(stops), sum(bad), sum(seen)
-        return cls(losses, finite, *common, own, max(due))
+        """A row's eleven numbers, each of all ranks: the first six come from the trainee, the others are `Said`."""
+        losses, finite, norms, scales, logit_scales, patches, stops, bad, seen, own, due = columns
+        alike = max(norms), scales[0], logit_scales[0], patches[0]
+        return cls(losses, finite, *alike, max(stops), sum(bad), sum(seen), own, max(due))
 
 
 class Said(NamedTuple):
@@ -77,6 +79,9 @@ class Ranks(Protocol):
     rank: int
     count: int
 
+    def enter(self, phase: Phase) -> None:
+        """How long they wait for each other depends on it (trainer.deadlines)."""
+
     def agree(self, row: Any, said: Said) -> Agreement: ...
     def gather(self, value: Any) -> list[Any]:
         """Of plain objects; waits for the host, so only where training pauses anyway."""
@@ -88,7 +93,7 @@ class Trainee(Protocol):
     own_seconds: float  # its newest forward pass, as far as the host knows, up to where it waits for other ranks
 
     def forward_backward(self, batch: Any, at: Position) -> Any:
-        """This rank's row: loss, finite, grad_norm, scale, logit_scale."""
+        """This rank's row: loss, finite, grad_norm, scale, logit_scale, patch_rms."""
 
     def update(self, agreed: Agreement, lr: float) -> None:
         """One optimizer step if every rank's numbers are finite; decided where they are, not by the host."""
@@ -218,6 +223,7 @@ class Loop:
         self.bad_shards.update(batch.bad)
         at = at.after_step()
         self.unread.append((at, lr, agreed))
+        garbage.collect(at.step)
         return at
 
     def settle(self, behind: int) -> Outcome | None:
@@ -226,6 +232,7 @@ class Loop:
             at, lr, agreed = self.unread.popleft()
             measured = agreed.read()
             self.parts.stacks.moved()
+            self.parts.ranks.enter(Phase.TRAINING)
             self.last = step = _step(measured, at)
             self.stopping = self.stopping or int(measured.stop)
             self.asked = self.asked or bool(measured.due)
@@ -258,12 +265,17 @@ class Loop:
         self.report_bad_samples(at)
         zeroshot = self.spec.zeroshot
         if zeroshot and not self.stopping and (last or at.epochs_done % zeroshot.frequency == 0):
-            self.recorder.beat(Phase.EVALUATING, at)
-            with self.progress.paused():
-                facts = self.parts.evaluate()
+            facts = self.evaluate(at)
             self.recorder.event(EventKind.EVALUATED, at, epochs_done=at.epochs_done, **facts)
             self.progress.evaluated(facts, at)
         return begun
+
+    def evaluate(self, at: Position) -> Mapping[str, Any]:
+        self.recorder.beat(Phase.EVALUATING, at)
+        self.parts.stacks.rest()
+        self.parts.ranks.enter(Phase.EVALUATING)
+        with self.progress.paused():
+            return self.parts.evaluate()
 
     def save(self, at: Position) -> bool:
         """Not while the loss is not finite: in float16 that may be the beginning of the end. All ranks do alike."""
@@ -312,6 +324,7 @@ def _step(measured: Measured, at: Position) -> Step:
         grad_norm=measured.grad_norm,
         scale=measured.scale or None,
         logit_scale=measured.logit_scale,
+        patch_rms=measured.patch_rms or None,
         own_seconds=tuple(measured.own_seconds),
     )
 

@@ -65,6 +65,7 @@ class Progress:
             "samples_per_second": round(speed, 3),
             "data_seconds": round(self._data_seconds, 6),
             "seconds": round(seconds, 6),
+            **_patch_rms(self._window),
             **({"unsaved": unsaved} if unsaved else {}),
         }
         self._recorder.event(EventKind.PROGRESS, step.at, **facts)
@@ -94,6 +95,11 @@ def _summary(window: list[Step]) -> dict[str, float]:
         "grad_norm_max": max(norms, key=_nan_is_largest),
         **_slowest_rank(window),
     }
+
+
+def _patch_rms(window: list[Step]) -> dict[str, float]:
+    known = [step.patch_rms for step in window if step.patch_rms is not None]
+    return {"patch_rms_max": max(known, key=_nan_is_largest)} if known else {}
 
 
 def _slowest_rank(window: list[Step]) -> dict[str, float]:

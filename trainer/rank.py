@@ -17,6 +17,8 @@ from trainer.continuity import left_off
 from trainer.contract import NONCE_VARIABLE, Attempt, EventKind, ExitCode, Parallel, Parent, Phase, dumps, loads
 from trainer.engines import EngineModule, engine_module
 from trainer.faults import Faults
+from trainer.flight import recorded
+from trainer.garbage import set_aside
 from trainer.loop import Keeper, Loop, Outcome, Parts, Source
 from trainer.place import Place, described, place
 from trainer.position import Position
@@ -79,7 +81,8 @@ class Rank:
         source = self.equipment.source(start.position)
         requests = SaveRequests(self.folder)
         with closing(source), closing(requests), closing(self.keeper(requests)) as keeper, closing(Stacks()) as stacks:
-            outcome = Loop(self.parts(source, keeper, stacks)).run(start.position)
+            with set_aside(), recorded(self.ranks, self.folder):
+                outcome = Loop(self.parts(source, keeper, stacks)).run(start.position)
             # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.
             self.ranks.close()
         return outcome

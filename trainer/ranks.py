@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
+from trainer.contract import Phase
+from trainer.deadlines import SECONDS
 from trainer.loop import Measured, Said
 from trainer.place import RENDEZVOUS_VARIABLE, Place
 
@@ -15,9 +19,15 @@ from trainer.place import RENDEZVOUS_VARIABLE, Place
 class TorchRanks:
     def __init__(self, where: Place, device: torch.device) -> None:
         self.rank, self.count, self.device = where.rank, where.count, device
+        self._phase = Phase.STARTING
         if self.count > 1:
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=_meeting_place(self.count), rank=self.rank, world_size=self.count)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                timeout=_deadline(self._phase),
+                store=_meeting_place(self.count),
+                rank=self.rank,
+                world_size=self.count,
+            )
 
     def agree(self, row: torch.Tensor, said: Said) -> TorchAgreement:
         mine = torch.cat([row, torch.tensor(said, dtype=torch.float32).to(self.device, non_blocking=True)])
@@ -34,9 +44,31 @@ class TorchRanks:
         dist.all_gather_object(values, value)
         return values
 
+    def enter(self, phase: Phase) -> None:
+        if self.count > 1 and phase is not self._phase:
+            _set_timeout(_deadline(phase))
+        self._phase = phase
+
+    def flight(self) -> bytes:
+        """As pickled by torch's flight recorder."""
+        if self.count == 1:
+            return b""
+        name = "_dump_nccl_trace" if self.device.type == "cuda" else "_dump_fr_trace"  # gloo's: since torch 2.9
+        dump = getattr(torch._C._distributed_c10d, name, None)
+        return dump() if dump else b""
+
     def close(self) -> None:
         if self.count > 1:
             dist.destroy_process_group()
+
+
+def _deadline(phase: Phase) -> timedelta:
+    return timedelta(seconds=SECONDS[phase])
+
+
+def _set_timeout(deadline: timedelta) -> None:
+    """Of collectives that begin from now on. The public name is torch 2.15's."""
+    getattr(dist, "set_timeout", distributed_c10d._set_pg_timeout)(deadline)
 
 
 def _meeting_place(ranks: int) -> dist.Store | None:
@@ -46,7 +78,7 @@ def _meeting_place(ranks: int) -> dist.Store | None:
 
 
 class TorchAgreement:
-    """`rows` [ranks, 10] float32 on the device; its copy to the host is started at once and read a step later."""
+    """`rows` [ranks, 11] float32 on the device; its copy to the host is started at once and read a step later."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows

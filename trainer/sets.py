@@ -42,7 +42,8 @@ class Shards:
     @classmethod
     def of(cls, data: Data) -> Shards:
         factors = data.train_data_upsampling_factors
-        return cls(data, expand(data.train_data), weights(data.train_data, factors) if factors else None)
+        shards = expand(data.train_data, data.allowed_schemes)
+        return cls(data, shards, weights(data.train_data, factors) if factors else None)
 
     def lacks(self, readers: int) -> str | None:
         count = len(self.paths)

@@ -35,6 +35,8 @@ class ShardedTrainee(ClipTrainee):
         self._scalars = flatten_scalars(model)
         super().__init__(spec, model, loss, device, rank, ranks)
         self._snapshot = Snapshot(whole)
+        patch_rms = self._patch_rms
+        self._patch_rms = lambda: whole(patch_rms())
 
     def _wrapped_in(self, ranks: int) -> nn.Module:
         shard(self.model, self._device, ranks)

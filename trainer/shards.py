@@ -11,7 +11,7 @@ import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from trainer.contract import BETWEEN_SOURCES
 from trainer.members import IMAGE_SUFFIXES, TEXT_SUFFIX, ends_well
 from trainer.safety import why_left_out
+from trainer.streams import Stream
 from trainer.unusable import Unusable
 
 log = logging.getLogger(__name__)
@@ -84,19 +85,27 @@ class Tally:
         return taken
 
 
-def expand(pattern: str) -> list[str]:
-    """The paths of a brace pattern, `/data/{00000..23295}.tar`, or of several, `x::y`. Local files only."""
+def expand(pattern: str, allowed: Collection[str] = ()) -> list[str]:
+    """The paths of a brace pattern, `/data/{00000..23295}.tar`, or of several, `x::y`. Schemes must be allowed."""
     shards = [shard for source in pattern.split(BETWEEN_SOURCES) for shard in braceexpand.braceexpand(source)]
     for shard in shards:
-        if re.match(r"pipe:|[a-zA-Z][\w+.-]*://", shard):
-            raise DataError(f"{shard}: shards are read from files only, without pipe: or another scheme")
+        if (scheme := scheme_of(shard)) and scheme not in allowed:
+            raise DataError(f"{shard}: {scheme} is not among train.data.allowed_schemes")
     return shards
+
+
+def scheme_of(shard: str) -> str:
+    """Empty: it is a file."""
+    found = re.match(r"(pipe):|([a-zA-Z][\w+.-]*)://", shard)
+    return (found[1] or found[2]) if found else ""
 
 
 def weights(pattern: str, factors: str) -> list[float]:
     """Of each shard that `expand` gives: the factor of its source, as in open_clip, however many shards that has."""
     sources, each = pattern.split(BETWEEN_SOURCES), factors.split(BETWEEN_SOURCES)
-    return [float(factor) for source, factor in zip(sources, each, strict=True) for _ in expand(source)]
+    return [
+        float(factor) for source, factor in zip(sources, each, strict=True) for _ in braceexpand.braceexpand(source)
+    ]
 
 
 def pairs(shards: Iterable[str], tally: Tally, max_punsafe: float | None = None) -> Iterator[Pair]:
@@ -141,10 +150,18 @@ def _members(shard: str, tally: Tally) -> Iterator[Mapping[str, Any]]:
 
     tally.cut = ""
     try:
-        with open(shard, "rb") as file:
+        with Stream(shard) if scheme_of(shard) else open(shard, "rb") as file:
             for member in tar_file_iterator(file, handler=broken):
                 yield {**member, "__url__": shard}
-            if not tally.cut and shard.endswith(".tar") and not ends_well(file):
+            if not tally.cut and not _complete(shard, file):
                 tally.lose_tail(shard, "the archive is cut, or goes on behind a damaged header")
     except UNREADABLE as error:
-        tally.lose_tail(shard, error)
+        if not tally.cut:  # a program's exit code only repeats it
+            tally.lose_tail(shard, error)
+
+
+def _complete(shard: str, file: Any) -> bool:
+    """What is compressed has an end of its own."""
+    if isinstance(file, Stream):
+        return file.ends_well()
+    return not shard.endswith(".tar") or ends_well(file)

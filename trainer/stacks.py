@@ -23,5 +23,10 @@ class Stacks:
             faulthandler.dump_traceback_later(HUNG_AFTER, file=sys.__stderr__)
             self._renew_at = now + min(RENEWED_EVERY, HUNG_AFTER / 2)
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """No step is to be expected until the next one."""
         faulthandler.cancel_dump_traceback_later()
+        self._renew_at = 0.0
+
+    def close(self) -> None:
+        self.rest()

@@ -75,6 +75,14 @@ class DatasetType(StrEnum):
     SYNTHETIC = "synthetic"  # one black image, one caption; train_data is not read
 
 
+class Scheme(StrEnum):
+    """Of shards that are no files."""
+
+    HTTP = "http"  # through curl
+    HTTPS = "https"
+    PIPE = "pipe"  # a shell command that prints the shard
+
+
 class Separator(StrEnum):
     TAB = r"\t"
     COMMA = ","
@@ -111,6 +119,7 @@ class Data:
     csv_img_key: Text = "filepath"  # the column of paths, absolute or relative to the file's folder
     csv_caption_key: Text = "title"
     train_num_samples: Count  # samples of one virtual epoch, before rounding up by batch, ranks and workers
+    allowed_schemes: tuple[Scheme, ...] = ()  # of shards that are no files: none is read unless it is named here
     dataset_resampled: bool = False  # shards drawn with replacement
     train_data_upsampling_factors: Text | None = None  # 2::1: a shard of the first source is drawn twice as often
     max_punsafe: Positive | None = None  # only samples whose json tag `punsafe` is below it; without the tag: left out

@@ -11,7 +11,7 @@ from clipctl.diagnose.causes import nodes_named
 from clipctl.diagnose.divergence import not_finite, risen
 from clipctl.diagnose.ending import cancelled, gone, how_it_ended, is_over, verdict
 from clipctl.diagnose.signs import early_signs
-from clipctl.diagnose.trouble import hung, never_runnable, slow
+from clipctl.diagnose.trouble import hung, never_runnable, slow, unsaved
 from clipctl.domain import CANCELS, Evidence, Incident, Limits
 from trainer.contract import EventKind
 
@@ -42,5 +42,6 @@ def _trouble(evidence: Evidence, limits: Limits) -> Incident | None:
         risen(evidence, limits, alive=True)
         or hung(evidence, limits)
         or never_runnable(evidence)
+        or unsaved(evidence)
         or slow(evidence, limits)
     )

@@ -75,7 +75,7 @@ def rise(points: Sequence[Point], limits: LossLimits) -> Rise | None:
         return None
     noise = _noise(points[:first], shares[:first])  # what is stuck has less of it
     margin = max(limits.rise * (1 - level), limits.deviations * noise)
-    plain = min(margin / 3, max(3 * noise, margin / 10))
+    plain = max(3 * noise, margin / 10)
     while first > 0 and shares[first - 1] > level + plain:  # it had left its level before it was sure
         first -= 1
     first = _known_good(points, first)

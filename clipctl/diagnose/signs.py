@@ -13,23 +13,11 @@ from clipctl.series import Point
 
 def early_signs(evidence: Evidence, limits: Limits) -> tuple[str, ...]:
     """A sentence each; none of the losses where their series was not read."""
-    if evidence.diverged is not None:
-        return ()
-    return (*_unsaved(evidence), *_of_losses(evidence, limits))
-
-
-def _of_losses(evidence: Evidence, limits: Limits) -> tuple[str, ...]:
-    if not evidence.series:
+    if evidence.diverged is not None or not evidence.series:
         return ()
     points = [point for point in evidence.series.points if settled(point, limits.loss)]
-    return (*_spike(evidence, limits), *_loss_scale(points, limits.loss), *_gradients(points, limits.loss))
-
-
-def _unsaved(evidence: Evidence) -> Iterator[str]:
-    """Its disk refused the newest checkpoint: it bears that once."""
-    said = evidence.progress.facts.get("unsaved") if evidence.progress else None
-    if isinstance(said, str):
-        yield f"{said}; a second refusal ends the attempt"
+    of = limits.loss
+    return (*_spike(evidence, limits), *_loss_scale(points, of), *_gradients(points, of), *_patch_rms(points, of))
 
 
 def _spike(evidence: Evidence, limits: Limits) -> Iterator[str]:
@@ -57,3 +45,12 @@ def _gradients(points: list[Point], limits: LossLimits) -> Iterator[str]:
     own = middle(norms[:-1])
     if norms[-1] > limits.norm_rise * own:
         yield f"the gradient norm is {norms[-1]:.4g}, where {own:.4g} is usual"
+
+
+def _patch_rms(points: list[Point], limits: LossLimits) -> Iterator[str]:
+    newest = points[-1].patch_rms if points else None
+    if newest is not None and newest > limits.patch_rms:
+        yield (
+            f"the patch embedding's gradient is {newest:.3g} times what AdamW expects: "
+            f"above {limits.patch_rms:g} the loss often spikes within eight steps"
+        )

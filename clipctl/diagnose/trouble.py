@@ -1,11 +1,11 @@
-"""What troubles a job that has not ended: it hangs, waits for what never comes, or is far too slow."""
+"""What troubles a job that has not ended: it hangs, waits for what never comes, cannot save, or is far too slow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from clipctl.diagnose.finding import finding, number, whole_number
+from clipctl.diagnose.finding import finding, number, where, whole_number
 from clipctl.diagnose.losses import FEW, middle, settled
 from clipctl.domain import Evidence, Incident, IncidentKind, JobState, Limits, Patience
 from clipctl.reasons import waiting
@@ -68,6 +68,15 @@ def never_runnable(evidence: Evidence) -> Incident | None:
         return None
     line = f"scheduler: job {evidence.job.scheduler_id} {evidence.job.state}, reason {evidence.job.reason}"
     return finding(evidence, IncidentKind.NEVER_RUNNABLE, reason.text, alive=True, passes=False, lines=(line,))
+
+
+def unsaved(evidence: Evidence) -> Incident | None:
+    """Its disk refused the newest checkpoint. The trainer bears that once, and training goes on to the next save."""
+    said = evidence.progress.facts.get("unsaved") if evidence.progress else None
+    if evidence.progress is None or not isinstance(said, str):
+        return None
+    line = where(evidence.progress, said)
+    return finding(evidence, IncidentKind.STORAGE, f"{said}; a second refusal ends it", alive=True, lines=(line,))
 
 
 def slow(evidence: Evidence, limits: Limits) -> Incident | None:

@@ -34,6 +34,8 @@ from clipctl.policy.words import clock, named, onset, tried
 
 Rule = Callable[[Case], Decision | None]
 
+BORNE = frozenset({IncidentKind.SLOW, IncidentKind.STORAGE})  # of a job that lives: it goes on, and may end otherwise
+
 # --- a job lives ------------------------------------------------------------------------------------
 
 
@@ -74,8 +76,8 @@ def alive(case: Case) -> Decision | None:
     if case.live is None:
         return None
     incident = case.live.incident
-    slow = f"; slow: {incident.detail}" if incident is not None and incident.kind is IncidentKind.SLOW else ""
-    return Wait(basis=f"a job of attempt {case.live.number} may be alive{slow}")
+    trouble = f"; {named(incident)}: {incident.detail}" if incident is not None and incident.kind in BORNE else ""
+    return Wait(basis=f"a job of attempt {case.live.number} may be alive{trouble}")
 
 
 # --- nothing lives, and nothing is to be started ------------------------------------------------------
@@ -100,7 +102,7 @@ def cancelled(case: Case) -> Decision | None:
 
 def end_unknown(case: Case) -> Decision | None:
     """How the newest attempt ended is not known yet."""
-    if case.incident is None or case.incident.kind is IncidentKind.SLOW:
+    if case.incident is None or (case.incident.alive and case.incident.kind in BORNE):
         return Wait(basis="how the newest attempt ended is not known yet")
     return None
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from clipctl.spec.cluster import Cluster
 from clipctl.spec.run import RunSpec
-from clipctl.spec.shards import expand, is_remote, sources
+from clipctl.spec.shards import expand, is_remote, scheme_of, sources
 from clipctl.spec.slurm import option_rules
 from clipctl.spec.words import Problem, refused, shown
-from trainer.contract import BETWEEN_SOURCES, DatasetType, Engine, Parallel, Schedule
+from trainer.contract import BETWEEN_SOURCES, DatasetType, Engine, Parallel, Schedule, Scheme
 from trainer.schedule import Geometry
 
 TRAIN_DATA = "train.data.train_data"
 FACTORS = "train.data.train_data_upsampling_factors"
+SCHEMES = "train.data.allowed_schemes"
 ZEROSHOT_DATA = "train.zeroshot.data"
 # What the number of steps of an epoch rests on.
 _LENGTH = ("train.data", "train.batch_size", "train.accum_freq", "resources")
@@ -34,7 +36,7 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     yield from _sources(spec)
     yield from option_rules(spec.slurm)
     for path, text in _paths(spec):
-        yield from _own_file(path, text)
+        yield from _remote(spec, path, text) if is_remote(text) else _own_file(path, text)
     if cluster is not None:
         yield from _room(spec, cluster)
         yield from _slurm(spec) if cluster.scheduler == "slurm" else _no_slurm(spec, cluster)
@@ -80,7 +82,7 @@ _LOOKS = {DatasetType.WEBDATASET: _shards, DatasetType.CSV: _csv, DatasetType.SY
 
 
 def _absent(pattern: str) -> Iterator[str]:
-    return (path for path in expand(pattern) if not Path(path).exists())
+    return (path for path in expand(pattern) if not (is_remote(path) or Path(path).exists()))
 
 
 def _retention(spec: RunSpec) -> Iterator[Problem]:
@@ -146,8 +148,8 @@ def _faults(spec: RunSpec) -> Iterator[Problem]:
 
 def _shards_alone(spec: RunSpec) -> Iterator[Problem]:
     data = spec.train.data
-    for name in ("train_data_upsampling_factors", "max_punsafe"):
-        if (value := getattr(data, name)) is not None and data.dataset_type is not DatasetType.WEBDATASET:
+    for name in ("train_data_upsampling_factors", "max_punsafe", "allowed_schemes"):
+        if (value := getattr(data, name)) and data.dataset_type is not DatasetType.WEBDATASET:
             rule = f"is for webdataset shards, not for train.data.dataset_type={data.dataset_type}"
             yield refused(f"train.data.{name}", value, rule, ("train.data.dataset_type",))
 
@@ -185,16 +187,32 @@ def _paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 
 def _own_file(path: str, text: str) -> Iterator[Problem]:
-    if is_remote(text):
-        yield refused(path, text, "must be a file; pipe: and URLs are not read: copy it to a disk that all ranks see")
-    elif not text.startswith("/"):
+    if not text.startswith("/"):
         meant = Path.cwd() / os.path.expandvars(os.path.expanduser(text))
         yield refused(path, text, f"must be absolute, or begin with ${{CLIPCTL_HOME}}/; try {shown(str(meant))}")
     elif path != "root":
-        try:
-            deque(expand(text), maxlen=0)
-        except ValueError as error:
-            yield refused(path, text, str(error))
+        yield from _pattern(path, text)
+
+
+def _remote(spec: RunSpec, path: str, text: str) -> Iterator[Problem]:
+    """Only shards to train on, and only by schemes that somebody has allowed."""
+    data, scheme = spec.train.data, scheme_of(text)
+    if path != TRAIN_DATA or data.dataset_type is not DatasetType.WEBDATASET or scheme not in list(Scheme):
+        yield refused(path, text, "must be a file; pipe: and URLs are not read: copy it to a disk that all ranks see")
+    elif scheme not in data.allowed_schemes:
+        rule = f"must be a file, unless {scheme} is allowed by name: train.data.allowed_schemes=[{scheme}]"
+        yield refused(path, text, rule, (SCHEMES,))
+    elif scheme != Scheme.PIPE and re.search(r"['\s]", text):
+        yield refused(path, text, "must be without ' and blanks, as curl is told it by a shell")
+    else:
+        yield from _pattern(path, text)
+
+
+def _pattern(path: str, text: str) -> Iterator[Problem]:
+    try:
+        deque(expand(text), maxlen=0)
+    except ValueError as error:
+        yield refused(path, text, str(error))
 
 
 def _room(spec: RunSpec, cluster: Cluster) -> Iterator[Problem]:

@@ -24,7 +24,13 @@ def sources(pattern: str) -> list[str]:
 
 def is_remote(source: str) -> bool:
     """`pipe:` or a URL: webdataset would run it in a shell, or fetch it without anybody knowing what came."""
-    return _SCHEME.match(source) is not None
+    return scheme_of(source) != ""
+
+
+def scheme_of(source: str) -> str:
+    """Empty: it is a file's path."""
+    found = _SCHEME.match(source)
+    return found[0].removesuffix(":") if found else ""
 
 
 def expand(pattern: str) -> Iterator[str]:

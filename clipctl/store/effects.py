@@ -95,7 +95,7 @@ def _end(session: Session, run: RunRow, line: Line) -> None:
 
 def _incident(session: Session, run: RunRow, line: Line) -> None:
     said = line["incident"]
-    session.add(
+    session.merge(  # what ended a job takes the place of what had troubled it
         IncidentRow(run=run.name, attempt=line["attempt"], kind=said["kind"], time=line["time"], facts=json.dumps(said))
     )
 

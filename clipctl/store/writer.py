@@ -151,7 +151,7 @@ class Store(Standbys):
         """What `journal.read` gave, once or often, from however many processes: each event counts once.
 
         `checkpoints` is all that `journal.checkpoints` lists now: others of this attempt were pruned. An incident is
-        kept once a kind.
+        kept once a kind; the one that ended the job, also after one that it had gone on with.
         """
         with self._writing() as session:
             row = rows.existing_run(session, run)
@@ -159,7 +159,7 @@ class Store(Standbys):
             rows.add_events(session, attempt_row, facts, cursor)
             if checkpoints is not None:
                 rows.list_checkpoints(session, attempt_row, checkpoints)
-            if incident is None or session.get(IncidentRow, (run, attempt, incident.kind)) is not None:
+            if incident is None or not _is_news(session.get(IncidentRow, (run, attempt, incident.kind)), incident):
                 rows.restate(session, row)
                 return
             said = {"incident": incident}
@@ -277,6 +277,10 @@ class Store(Standbys):
     def _decide(self, run: str, entry: Entry) -> None:
         with self._writing() as session:
             self._record(session, rows.existing_run(session, run), entry)
+
+
+def _is_news(known: IncidentRow | None, incident: Incident) -> bool:
+    return known is None or (json.loads(known.facts).get("alive") and not incident.alive)
 
 
 def _told(kind: EntryKind, actor: str, basis: str, time: float, attempt: int, facts: Mapping[str, Any]) -> Entry:

@@ -24,7 +24,6 @@ from tests.policy.losses import (
     until,
     usual,
 )
-from trainer.contract import Event, EventKind
 
 LIMITS = Limits()
 
@@ -108,6 +107,14 @@ def test_what_is_usual_or_comes_back_is_no_incident(curve: Curve, first: int, la
     for end in range(1, len(points(curve, first, last)) + 1):
         series = points(noisy(curve, 0.02, seed=3), first, last)[:end]
         assert judged(evidence(series)) is None, series[-1]
+
+
+def test_noise_just_before_a_rise_is_not_its_beginning() -> None:
+    """Batches are small, so losses lie far apart; a lone high one costs an epoch if it counts as the onset."""
+    curve = until(at(80, 201), lambda step: 1.0, flat(11.1))
+    incidents = [judged(evidence(points(noisy(curve, 0.4, seed), 70, 80))) for seed in range(40)]
+    early = [incident for incident in incidents if incident is None or incident.epoch != 80]
+    assert len(early) <= 3, "above the lowest median that held: a deviation below the mean, so two are left"
 
 
 def test_a_spike_on_its_way_back_is_said_until_its_time_is_up() -> None:
@@ -235,6 +242,11 @@ def test_a_falling_loss_scale_and_a_leaping_gradient_norm_are_said_and_end_nothi
     assert early_signs(evidence(falling), LIMITS) == ("the loss scale fell from 32768 to 512 within 500 steps",)
     leaping = [*series[:-1], replace(series[-1], grad_norm=20.0)]
     assert early_signs(evidence(leaping), LIMITS) == ("the gradient norm is 20, where 0.5 is usual",)
+    surprised = [replace(point, patch_rms=1.1) for point in series]
+    assert early_signs(evidence(surprised), LIMITS) == ()
+    surprised[-1] = replace(series[-1], patch_rms=3.14159)
+    (said,) = early_signs(evidence(surprised), LIMITS)
+    assert said.startswith("the patch embedding's gradient is 3.14 times what AdamW expects: above 2.3 ")
     assert judged(evidence(falling)) is judged(evidence(leaping)) is None
 
 
@@ -287,16 +299,3 @@ def test_losses_that_are_not_finite_or_far_off_make_no_difference() -> None:
     stuck = [holed(point) for point in points(until(at(75), usual, flat(11.1)), 70, 75)]
     incident = judged(evidence(stuck))
     assert incident is not None and incident.form is Form.PLATEAU
-
-
-def test_a_checkpoint_that_its_disk_refused_is_an_early_sign_until_the_next_one_is_there() -> None:
-    def progress(**facts: object) -> Event:
-        return Event(time=0.0, seq=9, kind=EventKind.PROGRESS, epoch=75, step=9, samples_seen=90, facts=facts)
-
-    seen = evidence(points(usual, 74, 75))
-    told = replace(seen, progress=progress(unsaved="steps/step_9.pt was not written: Disk quota exceeded"))
-    for series in (seen.series, None):
-        assert early_signs(replace(told, series=series), LIMITS) == (
-            "steps/step_9.pt was not written: Disk quota exceeded; a second refusal ends the attempt",
-        )
-    assert early_signs(replace(seen, progress=progress()), LIMITS) == ()

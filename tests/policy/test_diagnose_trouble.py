@@ -238,3 +238,20 @@ def test_a_pace_is_not_compared_with_that_of_other_settings() -> None:
     own = tuple(replace(p, pace=p.pace if p.pace == 9_000.0 else None) for p in seen.series.points)
     seen = replace(seen, series=replace(seen.series, points=own))
     assert diagnose(seen, LIMITS, now=seen.time) is None
+
+
+# --- cannot save ------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_its_disk_refused_troubles_a_job_until_the_next_one_is_there() -> None:
+    def told(**facts: object) -> Evidence:
+        event = replace(progress(100.0), facts={"step_in_epoch": 50, **facts})
+        return Evidence(attempt=1, time=1e6, job=RUNNING, observed=True, submitted=True, progress=event)
+
+    said = "steps/step_50.pt was not written: Disk quota exceeded"
+    incident = diagnose(told(unsaved=said), LIMITS, now=1e6)
+    assert incident is not None and (incident.kind, incident.alive) == (IncidentKind.STORAGE, True)
+    assert incident.detail == f"{said}; a second refusal ends it"
+    assert incident.lines == (f"event 2: epoch 2, step 50, 5000 samples: {said}",)
+    assert diagnose(told(), LIMITS, now=1e6) is None
+    assert diagnose(told(unsaved=["of another version"]), LIMITS, now=1e6) is None

@@ -65,6 +65,7 @@ ENDS = {
     # --- a job lives: nothing is started
     "trains": (runs(None), "alive", Wait, "a job of attempt 1 may be alive"),
     "slow": (runs(ended(1, Kind.SLOW, detail="rank 7")), "alive", Wait, "may be alive; slow: rank 7"),
+    "cannot save": (runs(ended(1, Kind.STORAGE, alive=True, detail="quota")), "alive", Wait, "alive; storage: quota"),
     "its end is seen, but not that of its job": (runs(ended(1, Kind.CRASHED)), "alive", Wait, "may be alive"),
     "hangs": (runs(ended(1, Kind.HUNG, detail="no step for 31m")), "going_nowhere", Stop, "hung: no step for 31m"),
     "a spike that stays": (
@@ -92,7 +93,8 @@ ENDS = {
     "held": (over(ended(1, Kind.CRASHED), state=RunState.HELD, hold_reason="lunch"), "held", Hold, "lunch"),
     "cancelled": (over(ended(1, Kind.STOPPED), state=RunState.CANCELLED), "cancelled", Hold, "cancel is final"),
     "silence": (history(attempt(1), checkpoints=SAVED), "end_unknown", Wait, "not known yet"),
-    "slow was the last word": (over(ended(1, Kind.SLOW)), "end_unknown", Wait, "not known yet"),
+    "slow was the last word": (over(ended(1, Kind.SLOW, alive=True)), "end_unknown", Wait, "not known yet"),
+    "a checkpoint was refused before": (over(ended(1, Kind.STORAGE, alive=True)), "end_unknown", Wait, "not known yet"),
     "scancel": (over(ended(1, Kind.CANCELLED_BY_USER)), "scancelled", Hold, "cancelled by user: as it says"),
     "scancel by root": (over(ended(1, Kind.CANCELLED_BY_ADMIN)), "scancelled", Hold, "cancelled by admin"),
     "another store's job": (over(ended(1, Kind.FENCED)), "fenced", Hold, "another job or store holds this run"),

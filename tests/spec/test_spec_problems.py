@@ -79,7 +79,12 @@ ONE_MISTAKE = [
     ("resources.nodes=2", "resources.nodes=2: must be 1: local is this machine alone"),
     (
         "train.data.train_data=pipe:cat /etc/passwd",
-        'train.data.train_data="pipe:cat /etc/passwd": must be a file; pipe: and URLs are not read: '
+        'train.data.train_data="pipe:cat /etc/passwd": must be a file, unless pipe is allowed by name: '
+        "train.data.allowed_schemes=[pipe]",
+    ),
+    (
+        "train.data.train_data=s3://x/y.tar",
+        "train.data.train_data=s3://x/y.tar: must be a file; pipe: and URLs are not read: "
         "copy it to a disk that all ranks see",
     ),
     (
@@ -97,8 +102,8 @@ ONE_MISTAKE = [
     ),
     (
         "train.data.train_data=/x/0.tar::pipe:cat /etc/passwd",
-        'train.data.train_data="pipe:cat /etc/passwd": must be a file; pipe: and URLs are not read: '
-        "copy it to a disk that all ranks see",
+        'train.data.train_data="pipe:cat /etc/passwd": must be a file, unless pipe is allowed by name: '
+        "train.data.allowed_schemes=[pipe]",
     ),
     (
         "train.data.train_data_upsampling_factors=2::1",
@@ -192,6 +197,21 @@ def test_all_mistakes_are_told_at_once_with_their_lines(spec_file: Callable[...,
 def test_a_rule_that_rests_on_a_wrong_value_waits_for_it() -> None:
     assert problems("train.save.keep_last=1", "recovery.rollback_epochs=x") == (
         "recovery.rollback_epochs=x: must be a whole number in digits",
+    )
+
+
+def test_shards_that_are_no_files_are_for_those_who_allow_them() -> None:
+    allowed = ("train.data.train_data=https://x/{0..9}.tar::/y/0.tar", "train.data.allowed_schemes=[https]")
+    spec = resolve("demo", sets=[*allowed, "train.zeroshot=null"])
+    assert "1 of 11 files are not there: /y/0.tar" in missing_data(spec)[0]
+    assert problems(*allowed, "train.data.dataset_type=csv", "train.data.dataset_resampled=true")[0] == (
+        'train.data.allowed_schemes=["https"]: is for webdataset shards, not for train.data.dataset_type=csv'
+    )
+    assert problems("train.data.train_data=https://x/it's.tar", "train.data.allowed_schemes=[https]") == (
+        "train.data.train_data=https://x/it's.tar: must be without ' and blanks, as curl is told it by a shell",
+    )
+    assert problems("train.data.allowed_schemes=[s3]") == (
+        "train.data.allowed_schemes.0=s3: must be one of http, https, pipe",
     )
 
 

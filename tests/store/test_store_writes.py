@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from clipctl.domain import (
 )
 from clipctl.errors import NotFound, Refused, Unavailable
 from clipctl.layout import RunFolder
+from clipctl.ops.database import check
 from clipctl.store import Answer, home as homes, ledger
 from clipctl.store.writer import Store
 from tests.store import stories
@@ -221,6 +223,17 @@ def test_an_incident_is_told_once(store: Store, home: Path) -> None:
         stories.ingest(store, home, incident=NAN)
     assert store.history("digits").attempts[0].incident == NAN
     assert [entry["kind"] for entry in lines(home)].count("incident") == 1
+
+
+def test_what_ended_a_job_takes_the_place_of_what_had_troubled_it(store: Store, home: Path) -> None:
+    stories.launched(store, home)
+    borne = Incident(kind=IncidentKind.STORAGE, attempt=1, detail="a second refusal ends it", alive=True)
+    fatal = replace(borne, detail="No space left on device", alive=False)
+    for incident in (borne, borne, fatal, fatal, borne):
+        stories.ingest(store, home, incident=incident)
+    assert store.history("digits").attempts[0].incident == fatal
+    assert [entry["basis"] for entry in lines(home) if entry["kind"] == "incident"] == [borne.detail, fatal.detail]
+    assert check(home).problems == ()
 
 
 def test_checkpoints_follow_the_folder(store: Store, home: Path) -> None:

@@ -197,9 +197,3 @@ def test_fewer_shards_than_readers_are_refused_at_once(pattern: str) -> None:
     refused = pytest.raises(DataError, match="8 shards for 3 ranks with 3 workers each")
     with refused, loading(spec(pattern, samples=96, batch_size=4), ranks=3, workers=3):
         pass
-
-
-@pytest.mark.parametrize("pattern", ["pipe:cat 0.tar", "s3://bucket/{0..3}.tar", "https://host/0.tar"])
-def test_only_files_are_read(pattern: str) -> None:
-    with pytest.raises(DataError, match="files only"), loading(spec(pattern, samples=96, batch_size=4)):
-        pass

@@ -222,6 +222,7 @@ SHOWN_ELSEWHERE = {
     "parallel": "test_sharded.py",
     "load_what_fits": "test_blocks.py",
     "data.max_punsafe": "test_safe_subset.py",
+    "data.allowed_schemes": "test_streams.py",
     "data.csv_separator": "test_sets.py",
     "data.csv_img_key": "test_sets.py",
     "data.csv_caption_key": "test_sets.py",

@@ -140,7 +140,7 @@ def test_all_ranks_have_the_same_bits_of_the_mean_gradient_and_decide_alike(
     stops, bad = (0, 15, 10), (0, 1, 2)
 
     def step(rank: int) -> object:
-        row = Row((1.0 + rank, True, 0.0, 512.0, 14.0), gradients[rank])
+        row = Row((1.0 + rank, True, 0.0, 512.0, 14.0, 0.0), gradients[rank])
         return ranks[rank].agree(row, Said(stops[rank], bad[rank], 16, own_seconds=0.25 * rank, due=rank == 0))
 
     with ThreadPoolExecutor(3) as pool:
@@ -168,7 +168,7 @@ def test_one_rank_that_is_not_finite_is_seen_by_all(
 
     def step(rank: int) -> tuple[bool, bool]:
         mine = (loss, finite) if rank == victim else (1.0, True)
-        agreed = ranks[rank].agree(Row((*mine, 0.0, 0.0, 14.0), np.ones(4, np.float32)), Said(0, 0, 16, 0.0))
+        agreed = ranks[rank].agree(Row((*mine, 0.0, 0.0, 14.0, 0.0), np.ones(4, np.float32)), Said(0, 0, 16, 0.0))
         measured = agreed.read()
         return agreed.all_finite(), all(measured.finite) and bool(np.isfinite(measured.losses).all())
 

@@ -58,7 +58,8 @@ class RehearsalTrainee:
         gradient = np.concatenate((hidden.ravel(), out.ravel(), (d_log_scale,)), dtype=np.float32)
         self.own_seconds = time.perf_counter() - start
         # All that is not finite in this rank's features is in its loss: no other rank's are.
-        return Row((loss, math.isfinite(loss), 0.0, self._loss_scale.told, logit_scale), gradient / np.float32(scale))
+        measured = (loss, math.isfinite(loss), 0.0, self._loss_scale.told, logit_scale, 0.0)
+        return Row(measured, gradient / np.float32(scale))
 
     def update(self, agreed: Agreed, lr: float) -> None:
         if not self._loss_scale.admits(agreed):
