@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault(name, value)
     stop = StopRequest()
     stop.listen()  # before the imports that take seconds
-    from trainer.rank import run
+    from trainer.engines import runner
 
-    code = run(attempt, folder, stop)
+    code = runner(attempt.train.engine)(attempt, folder, stop)
     stop.ignore()
     return code
 

@@ -31,10 +31,10 @@ from trainer.contract import (
 )
 from trainer.loop import Trainee
 from trainer.position import Position
-from trainer.pruning import Saved, parents, published, removable
+from trainer.pruning import prune
 from trainer.recorder import Recorder
 from trainer.save_now import served
-from trainer.verify import DIGEST_PREFIX, damage, manifest_path
+from trainer.verify import DIGEST_PREFIX, manifest_path
 
 FAILURES_BORNE = 1  # saves in a row that the disk may refuse while training goes on
 
@@ -181,22 +181,18 @@ class CheckpointKeeper:
             return None
         path = self._folder / name_of(at)
         path.parent.mkdir(exist_ok=True)
-        manifest = self._manifest(at, save.loss, path, self._write(save, path))
+        manifest = manifest_of(self._attempt, at, save.loss, path, self._write(save, path))
         write_atomic(manifest_path(path), dumps(manifest))
         relative = str(path.relative_to(self._folder))
         self._recorder.event(
             EventKind.CHECKPOINT,
             at,
-            path=relative,
-            digest=manifest.digest,
-            epochs_done=manifest.epochs_done,
-            step_in_epoch=manifest.step_in_epoch,
+            **published_as(relative, manifest),
             stood_seconds=round(save.stood_seconds, 6),
             write_seconds=round(time.perf_counter() - began, 6),
-            manifest=to_jsonable(manifest),  # outlives the file
             **({"request": save.request} if save.request else {}),
         )
-        self._prune(path, manifest)
+        prune(self._attempt, path, manifest)
         return relative
 
     def _write(self, save: _Save, path: Path) -> str:
@@ -241,40 +237,6 @@ class CheckpointKeeper:
             },
         }
 
-    def _manifest(self, at: Position, loss: float | None, path: Path, digest: str) -> CheckpointManifest:
-        return CheckpointManifest(
-            file=path.name,
-            size=path.stat().st_size,
-            digest=digest,
-            run=self._attempt.run,
-            attempt=self._attempt.number,
-            epochs_done=at.epochs_done,
-            step=at.step,
-            step_in_epoch=at.step_in_epoch,
-            samples_seen=at.samples_seen,
-            loss=loss,
-            finite=True,
-            precision=self._attempt.train.precision,
-            stream=at.stream,
-            time=time.time(),
-        )
-
-    def _prune(self, newest: Path, manifest: CheckpointManifest) -> None:
-        attempts = self._folder.parent
-        parent = self._attempt.parent
-        files = [Saved(found, path) for path, found in published(attempts)]
-        old = removable(
-            files,
-            manifest,
-            keep_last=self._spec.keep_last,
-            line_epochs=parent.epochs_done if parent else 0,
-            protected=parents(attempts),
-        )
-        if old and damage(newest, manifest) is None:
-            for path in old:
-                manifest_path(path).unlink()  # first: from here on it does not exist
-                path.unlink()
-
 
 def name_of(at: Position) -> str:
     """open_clip's numbering: epoch_68.pt when 68 are done."""
@@ -296,3 +258,34 @@ class _Hashing:
 
     def flush(self) -> None:
         self._file.flush()
+
+
+def manifest_of(attempt: Attempt, at: Position, loss: float | None, path: Path, digest: str) -> CheckpointManifest:
+    """Of a file that is whole and durable, its weights finite."""
+    return CheckpointManifest(
+        file=path.name,
+        size=path.stat().st_size,
+        digest=digest,
+        run=attempt.run,
+        attempt=attempt.number,
+        epochs_done=at.epochs_done,
+        step=at.step,
+        step_in_epoch=at.step_in_epoch,
+        samples_seen=at.samples_seen,
+        loss=loss,
+        finite=True,
+        precision=attempt.train.precision,
+        stream=at.stream,
+        time=time.time(),
+    )
+
+
+def published_as(relative: str, manifest: CheckpointManifest) -> dict[str, Any]:
+    """What the `checkpoint` event says of it."""
+    return {
+        "path": relative,
+        "digest": manifest.digest,
+        "epochs_done": manifest.epochs_done,
+        "step_in_epoch": manifest.step_in_epoch,
+        "manifest": to_jsonable(manifest),  # outlives the file
+    }

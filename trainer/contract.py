@@ -78,7 +78,7 @@ class ExitCode(IntEnum):
 
     COMPLETED = 0
     CRASHED = 1
-    STOPPED = 85  # asked to stop; a checkpoint of this very step is on disk
+    STOPPED = 85  # asked to stop; a checkpoint of this very step is on disk (open_clip_train: of an epoch before)
     DIVERGED = 86  # loss or gradients not finite, agreed by all ranks; no checkpoint was written
     FENCED = 87  # another attempt or job holds the run: do not restart this one
     REFUSED = 88  # attempt.json, its parent or the data cannot be used: a restart would not help

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from trainer.charts import Charts
-from trainer.contract import Engine, TrainSpec
+from trainer.contract import Attempt, Engine, TrainSpec
 from trainer.flight import Recorded
 from trainer.loop import Ranks, Source, Trainee
 from trainer.place import Place
 from trainer.position import Position
+from trainer.signals import StopRequest
 
 
 class ClosableRanks(Ranks, Recorded, Protocol):
@@ -50,7 +51,13 @@ class EngineModule(Protocol):
         """Unusable where it is no checkpoint of this engine's."""
 
 
+WRAPPED = {Engine.OPEN_CLIP: "trainer.wrapper.rank"}  # programs with a loop of their own
 ENGINES = {Engine.TORCH: "trainer.torch_engine", Engine.REHEARSAL: "trainer.rehearsal.engine"}
+
+
+def runner(engine: Engine) -> Callable[[Attempt, Path, StopRequest], int]:
+    """What runs one rank of an attempt, and returns its exit code."""
+    return cast(Callable[[Attempt, Path, StopRequest], int], import_module(WRAPPED.get(engine, "trainer.rank")).run)
 
 
 def engine_module(engine: Engine) -> EngineModule:

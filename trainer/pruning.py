@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.contract import ATTEMPT_FILE, CHECKPOINTS_FOLDER, STEPS_FOLDER, Attempt, CheckpointManifest, loads
 from trainer.resume import parent_of
-from trainer.verify import read_manifest
+from trainer.verify import damage, manifest_path, read_manifest
 
 KEPT_STEP_FILES = 2
 
@@ -17,6 +17,22 @@ KEPT_STEP_FILES = 2
 class Saved:
     manifest: CheckpointManifest
     path: Path
+
+
+def prune(attempt: Attempt, newest: Path, manifest: CheckpointManifest) -> None:
+    """Removes what may go, now that `newest`, of this attempt, is published: once that is seen to be whole."""
+    attempts = newest.parents[2]
+    old = removable(
+        [Saved(found, path) for path, found in published(attempts)],
+        manifest,
+        keep_last=attempt.train.save.keep_last,
+        line_epochs=attempt.parent.epochs_done if attempt.parent else 0,
+        protected=parents(attempts),
+    )
+    if old and damage(newest, manifest) is None:
+        for path in old:
+            manifest_path(path).unlink()  # first: from here on it does not exist
+            path.unlink()
 
 
 def removable(

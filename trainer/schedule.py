@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from trainer.contract import Optim, Schedule, TrainSpec
+from trainer.contract import DatasetType, Optim, Schedule, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,16 @@ class Geometry:
     def steps_for(self, samples_in_epoch: int) -> int:
         """What `samples_in_epoch` are worth, rounded down: no sample of the epoch is left out."""
         return min(samples_in_epoch // self.global_batch, self.steps_per_epoch - 1)
+
+
+def open_clip_steps(train: TrainSpec, ranks: int) -> int:
+    """Of an epoch, as open_clip_train counts them (data.py, train.py): batches are rounded first, then put together."""
+    workers, samples = max(1, train.data.workers), train.data.train_num_samples
+    if train.data.dataset_type is DatasetType.SYNTHETIC:  # a rank's part in whole batches
+        batches = math.ceil(samples / ranks) // train.batch_size
+    else:
+        batches = math.ceil(math.ceil(samples / (train.batch_size * ranks)) / workers) * workers
+    return batches // train.accum_freq
 
 
 def learning_rate(optim: Optim, step: int, *, epochs: int, steps_per_epoch: int) -> float:

@@ -134,11 +134,16 @@ class Step:
 
 def _become_rank(parent: int, libc: ctypes.CDLL) -> None:
     """Between fork and exec: bound to the life of spawn, and with signals as a program expects to find them."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we were bound
-        os._exit(128 + signal.SIGKILL)
+    die_with(parent, libc)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # bash has background commands ignore it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+
+
+def die_with(parent: int, libc: ctypes.CDLL | None = None) -> None:
+    """Binds this process to the life of its parent, whose thread that started it must live as long."""
+    (libc or ctypes.CDLL(None)).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we were bound
+        os._exit(128 + signal.SIGKILL)
 
 
 if __name__ == "__main__":

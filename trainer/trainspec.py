@@ -23,9 +23,10 @@ class Precision(StrEnum):
 
 
 class Engine(StrEnum):
-    """What computes the steps; loop, guard, checkpoints, events and signals are the same."""
+    """What computes the steps; events, checkpoints and exit codes are the same, and all but open_clip's loop."""
 
     TORCH = "torch"  # open_clip's models on GPUs
+    OPEN_CLIP = "open_clip"  # open_clip_train itself, as a process of each rank: its own loop and checkpoints
     REHEARSAL = "rehearsal"  # a few hundred parameters in numpy: hundreds of ranks on a few cores, no data needed
 
 

@@ -10,7 +10,7 @@ from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
 from clipctl.store.ledger import EntryKind
-from trainer.contract import SaveNow, dumps
+from trainer.contract import Engine, SaveNow, dumps
 
 if TYPE_CHECKING:
     from clipctl.store.writer import Store
@@ -24,6 +24,9 @@ def save_now(run: str, *, actor: str, store: Store, clock: Clock, files: Files =
     if record.state is not RunState.RUNNING:
         raise Refused(f"run '{run}' is {record.state}: no job of it can save now", hint=f"clipctl status {run}")
     attempt = job.identity.attempt
+    if store.history(run).attempts[-1].train.get("engine") == Engine.OPEN_CLIP:
+        hint = f"clipctl checkpoints {run}"
+        raise Refused(f"run '{run}': open_clip_train saves at the end of an epoch, not when it is asked", hint=hint)
     earlier = [item for item in store.decisions(run) if (item.kind, item.attempt) == (EntryKind.SAVE, attempt)]
     request = SaveNow(number=len(earlier) + 1, actor=actor, time=clock.now())
     basis = "asked for by a person"

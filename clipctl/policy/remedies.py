@@ -8,7 +8,7 @@ from typing import Any
 from clipctl.domain import History, RecoverySpec, Rung
 from clipctl.policy.budget import since_progress
 from clipctl.policy.settings import value_at
-from trainer.contract import Precision
+from trainer.contract import Engine, Precision
 
 Train = Mapping[str, Any]
 
@@ -50,6 +50,8 @@ def _clip(train: Train, recovery: RecoverySpec) -> float | None:
 
 
 def _beta2(train: Train, recovery: RecoverySpec) -> float | None:
+    if value_at(train, "train.engine") == Engine.OPEN_CLIP:  # it goes on with the checkpoint's
+        return None
     beta2 = value_at(train, "train.optim.beta2")
     return recovery.beta2 if beta2 is not None and beta2 > recovery.beta2 else None
 

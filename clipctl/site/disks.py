@@ -48,7 +48,7 @@ def disk_of(path: Path) -> Disk | None:
 
 def checkpoint_bytes(train: TrainSpec) -> int | None:
     """Of one file; None for a model whose size is not known here, and for a rehearsal, which has none."""
-    parameters = PARAMETERS.get(train.model) if train.engine is Engine.TORCH else None
+    parameters = PARAMETERS.get(train.model) if train.engine is not Engine.REHEARSAL else None
     return parameters * BYTES_A_PARAMETER if parameters else None
 
 

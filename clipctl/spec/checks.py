@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipctl.spec.cluster import Cluster
+from clipctl.spec.open_clip import open_clip_rules
 from clipctl.spec.run import RunSpec
 from clipctl.spec.shards import expand, is_remote, scheme_of, sources
 from clipctl.spec.slurm import option_rules
@@ -34,6 +35,7 @@ def rules(spec: RunSpec, cluster: Cluster | None) -> Iterator[Problem]:
     yield from _faults(spec)
     yield from _shards_alone(spec)
     yield from _sources(spec)
+    yield from open_clip_rules(spec)
     yield from option_rules(spec.slurm)
     for path, text in _paths(spec):
         yield from _remote(spec, path, text) if is_remote(text) else _own_file(path, text)

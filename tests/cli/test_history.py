@@ -159,3 +159,14 @@ def test_a_checkpoint_is_asked_of_a_job_that_trains_and_of_no_other(home: Path):
         run.end(ExitCode.CRASHED)
         with pytest.raises(Refused, match="is stopped"):
             save_now("tiny", actor="ada", store=store, clock=run.time)
+
+
+def test_open_clip_train_is_not_asked_for_a_checkpoint_that_it_cannot_write(home: Path):
+    with open_store(home) as store:
+        run = Stage(store, demo("train.engine=open_clip", "train.zeroshot=null"))
+        begun = run.launch()
+        run.scheduler.jobs[begun.identity.nonce] = JobState.RUNNING
+        run.look()
+        with pytest.raises(Refused, match="open_clip_train saves at the end of an epoch, not when it is asked"):
+            save_now("tiny", actor="ada", store=store, clock=run.time)
+        assert not run.folder.attempt(1).save_now.exists()

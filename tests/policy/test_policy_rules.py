@@ -19,6 +19,7 @@ from clipctl.domain import (
     IncidentKind as Kind,
     RecoverySpec,
     Resubmit,
+    Rung,
     RunState,
     Stop,
     Wait,
@@ -256,6 +257,15 @@ def test_a_rung_that_changes_nothing_is_left_out():
     past = history(attempt(1, settings=settings, incident=diverged(1, 75)), checkpoints=SAVED)
     recovery = replace(L14, rungs=L14.rungs[2:])
     assert said(past, recovery)[0] == "nothing_left"
+
+
+def test_a_rung_that_open_clip_train_would_ignore_is_left_out():
+    settings = train("fp32") | {"engine": "open_clip"}
+    past = history(attempt(1, settings=settings, incident=diverged(1, 75)), checkpoints=SAVED)
+    assert said(past, replace(L14, rungs=(Rung.LOWER_BETA2,)))[0] == "nothing_left"
+    decision = said(past, replace(L14, rungs=(Rung.LOWER_BETA2, Rung.LOWER_LR)))[1]
+    assert isinstance(decision, Resubmit)
+    assert decision.remedy.patch == {"train.optim.lr": 0.00045}
 
 
 def test_progress_opens_the_rungs_again():

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from trainer.loop import Said
+from trainer.meeting import HELLO, _proof, meet
 from trainer.place import Place
-from trainer.rehearsal.meeting import HELLO, _proof, meet
 from trainer.rehearsal.pairs import uniform
 from trainer.rehearsal.ranks import Row, StarRanks
 from trainer.unusable import Unusable

@@ -14,10 +14,10 @@ from typing import Any
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy: a thread a core, in each of 384 ranks, would only spin
 
 from trainer.contract import TrainSpec
+from trainer.meeting import meet
 from trainer.place import Place
 from trainer.position import Position
 from trainer.rehearsal.files import read, write
-from trainer.rehearsal.meeting import meet
 from trainer.rehearsal.pairs import PairSource, World
 from trainer.rehearsal.ranks import StarRanks
 from trainer.rehearsal.trainee import RehearsalTrainee
