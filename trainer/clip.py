@@ -40,7 +40,7 @@ class ClipTrainee:
         self._wrapped = self._wrapped_in(ranks)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
-        self._patch_rms = PatchRms(model, self._optimizer)
+        self._patch_rms: Callable[[], torch.Tensor] = PatchRms(model, self._optimizer)
         self._scaler = torch.amp.GradScaler(device.type) if spec.precision is Precision.AMP_FP16 else None
         # 1.0 until the first step that is not finite; from then on no update reaches the weights.
         self._alive = torch.ones((), device=device)

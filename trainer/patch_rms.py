@@ -7,26 +7,17 @@ it. About 1 while all is well. Loss spikes of CLIP come 1 to 8 steps after a hig
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 NONE = 0.0  # there is no such layer, or the optimizer has seen none of its gradients
 
 
-def _alone(total: torch.Tensor) -> torch.Tensor:
-    return total
-
-
 class PatchRms:
-    def __init__(
-        self, model: nn.Module, optimizer: torch.optim.AdamW, of_all: Callable[[torch.Tensor], torch.Tensor] = _alone
-    ) -> None:
-        """`of_all`: the sum of what all ranks have, where each holds a part of the layer."""
-        self._optimizer, self._of_all = optimizer, of_all
+    def __init__(self, model: nn.Module, optimizer: torch.optim.AdamW) -> None:
+        self._optimizer = optimizer
         self._weight = patch_embedding(model)
-        self._none = next(model.parameters()).new_tensor(NONE)
+        self._none = torch.tensor(NONE, device=next(model.parameters()).device)
 
     def __call__(self) -> torch.Tensor:
         """Of the gradient that the next step will take; on its device, in about ten small kernels."""
@@ -36,16 +27,10 @@ class PatchRms:
             return self._none
         group = self._optimizer.param_groups[-1]
         (_, beta2), eps = group["betas"], group["eps"]
-        square = _own(weight.grad).square()
-        moment = torch.lerp(square, _own(state["exp_avg_sq"]), beta2) / (1 - beta2 ** (_own(state["step"]) + 1))
-        ratios = square / moment.clamp(min=eps**2)
-        return (self._of_all(ratios.sum()) / weight.numel()).sqrt()
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of it."""
-    own: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return own
+        square = weight.grad.square()
+        moment = torch.lerp(square, state["exp_avg_sq"], beta2) / (1 - beta2 ** (state["step"] + 1))
+        # A sum is what ranks that hold unequal parts of the layer can add up.
+        return ((square / moment.clamp(min=eps**2)).sum() / weight.numel()).sqrt()
 
 
 def patch_embedding(model: nn.Module) -> nn.Parameter | None:

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -21,7 +20,6 @@ from torch.distributed.tensor import DTensor
 from trainer.blocks import blocks_of
 from trainer.clip import AUTOCAST, PREFIX, ClipTrainee
 from trainer.contract import Parallel, TrainSpec
-from trainer.patch_rms import PatchRms
 from trainer.snapshot import Snapshot
 from trainer.unusable import Unusable
 
@@ -37,7 +35,8 @@ class ShardedTrainee(ClipTrainee):
         self._scalars = flatten_scalars(model)
         super().__init__(spec, model, loss, device, rank, ranks)
         self._snapshot = Snapshot(whole)
-        self._patch_rms = PatchRms(model, self._optimizer, of_all=summed_up)
+        patch_rms = self._patch_rms
+        self._patch_rms = lambda: whole(patch_rms())
 
     def _wrapped_in(self, ranks: int) -> nn.Module:
         shard(self.model, self._device, ranks)
@@ -129,11 +128,6 @@ def shard(model: nn.Module, device: torch.device, ranks: int) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """What all ranks hold of it together; all of them must take part."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def summed_up(part: Tensor) -> Tensor:
-    dist.all_reduce(part)
-    return part
 
 
 def scalar(tensor: Tensor) -> Tensor:

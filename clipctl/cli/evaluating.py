@@ -9,6 +9,7 @@ import typer
 
 from clipctl.cli.app import AsJson, DryRun, RunName, Sets, Yes, actor, app, confirmed, looked_at, opened
 from clipctl.cli.words import clean, columns, note, pairs, plural, say, say_json
+from trainer.contract import SCHEMA
 
 if TYPE_CHECKING:
     from clipctl.ops.evaluate import Evaluating, EvaluationPlan, Wish
@@ -40,6 +41,7 @@ def evaluate(
     sets: Sets = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on test sets, by a job of its own. The run goes on as it does."""
     from clipctl.ops.evaluate import Wish
@@ -55,10 +57,10 @@ def evaluate(
         batch_size=batch_size,
         patch=patch_of(sets or ()),
     )
-    _evaluate(run, wish, dry_run=dry_run, yes=yes)
+    _evaluate(run, wish, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-def _evaluate(run: str, wish: Wish, *, dry_run: bool, yes: bool) -> None:
+def _evaluate(run: str, wish: Wish, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     from clipctl.ops import evaluate as operation
     from clipctl.ops.clock import SystemClock
     from clipctl.ops.observe import take_in_evaluations
@@ -67,13 +69,23 @@ def _evaluate(run: str, wish: Wish, *, dry_run: bool, yes: bool) -> None:
     with opened() as store:
         backend = looked_at(store, run)
         plan = operation.plan(run, wish, store=store, cluster=load_cluster(store.run(run).cluster))
-        say(*_plan_lines(plan))
+        if not as_json:
+            say(*_plan_lines(plan))
         if dry_run:
-            return
+            return _json_of(plan, None) if as_json else None
         if plan.cluster.scheduler != "local" and not confirmed("Submit?", yes):
             raise typer.Exit()
         take_in_evaluations(store, SystemClock())
-        _told(operation.submit(plan, actor=actor(), store=store, backend=backend, clock=SystemClock()), plan)
+        begun = operation.submit(plan, actor=actor(), store=store, backend=backend, clock=SystemClock())
+        _json_of(plan, begun) if as_json else _told(begun, plan)
+
+
+def _json_of(plan: EvaluationPlan, begun: Evaluating | None) -> None:
+    """`submitted` null: it was not, or nobody knows whether it was accepted."""
+    from clipctl.domain import Accepted
+
+    job = begun.answer.scheduler_id if begun and isinstance(begun.answer, Accepted) else None
+    say_json({"schema": SCHEMA, "submitted": job, "evaluation": plan.evaluation})
 
 
 def _plan_lines(plan: EvaluationPlan) -> list[str]:

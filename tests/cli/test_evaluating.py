@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_the_plan_names_the_file_and_changes_nothing(
     ]
     assert not (home / "runs" / run / "evals").exists()
     assert "no checkpoint of 'tiny' was evaluated yet" in clipctl("evals", run).out
+
+
+def test_a_program_is_told_the_same(clipctl: Clipctl, run: str, home: Path, sets: tuple[str, str]) -> None:
+    said = json.loads(clipctl("eval", run, "--epoch", "2", *ONE, *sets, "--dry-run", "--json").out)
+    assert (said["schema"], said["submitted"]) == (1, None)
+    evaluation = said["evaluation"]
+    assert (evaluation["epoch"], evaluation["datasets"], evaluation["attempt"]) == (2, ["digits"], 2)
+    assert not (home / "runs" / run / "evals").exists()
 
 
 def test_an_epoch_that_is_not_there_is_told_with_those_that_are(clipctl: Clipctl, run: str) -> None:

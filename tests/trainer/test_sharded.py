@@ -62,8 +62,9 @@ def test_weights_and_checkpoints_are_those_of_ddp(setting: Setting, trained: tup
     assert found.held == pytest.approx(1 / setting.ranks, abs=0.02), "the rest is the other ranks'"
     first, theirs = found.rows[FSDP][0], found.rows[DDP][0]
     assert first == pytest.approx(theirs, rel=1e-6, nan_ok=True), "loss, finite, norm of the whole gradient, scales"
-    surprise, expected = (found.rows[parallel][-1][-1] for parallel in (FSDP, DDP))
-    assert surprise == pytest.approx(expected, rel=1e-2) and surprise > 0.1, "of the whole patch embedding"
+    last, theirs = found.rows[FSDP][-1], found.rows[DDP][-1]
+    assert last[5] == pytest.approx(theirs[5], rel=5e-2 if setting.precision is Precision.AMP_FP16 else 1e-3)
+    assert last[5] > 0, "RMS_t of the patch embedding, of which each rank holds a part"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
