@@ -19,7 +19,7 @@ from trainer.contract import EventKind, ExitCode, FaultKind, Phase, TrainSpec
 from trainer.faults import Faults
 from trainer.guard import Divergence, Guard, Step
 from trainer.position import Position
-from trainer.progress import Progress
+from trainer.progress import Moment, Progress
 from trainer.recorder import Recorder
 from trainer.schedule import learning_rate
 from trainer.signals import StopRequest
@@ -181,7 +181,7 @@ class Loop:
         self.recorder = parts.recorder
         self.guard = Guard()
         self.progress = Progress(parts.spec, parts.recorder, parts.left_off)
-        self.unread: deque[tuple[Position, float, Agreement]] = deque()
+        self.unread: deque[tuple[Position, Moment, float, Agreement]] = deque()
         self.last: Step | None = None
         self.stopping = 0  # the signal, once all ranks have agreed on it
         self.asked = False  # for a checkpoint, as all ranks know
@@ -222,14 +222,14 @@ class Loop:
         parts.trainee.update(agreed, lr)
         self.bad_shards.update(batch.bad)
         at = at.after_step()
-        self.unread.append((at, lr, agreed))
+        self.unread.append((at, self.progress.moment(), lr, agreed))
         garbage.collect(at.step)
         return at
 
     def settle(self, behind: int) -> Outcome | None:
         """Reads all agreements but the newest `behind`; an outcome where one of them ends the attempt."""
         while len(self.unread) > behind:
-            at, lr, agreed = self.unread.popleft()
+            at, taken, lr, agreed = self.unread.popleft()
             measured = agreed.read()
             self.parts.stacks.moved()
             self.parts.ranks.enter(Phase.TRAINING)
@@ -240,7 +240,7 @@ class Loop:
                 return _diverged(divergence)
             if alarm := self.guard.alarm():
                 self.recorder.event(EventKind.NOTICE, at, text=alarm)
-            self.progress.add(step, lr, self.guard.skipped, self.parts.keeper.unsaved)
+            self.progress.add(step, taken, lr, self.guard.skipped, self.parts.keeper.unsaved)
             if outcome := self.count_samples(measured, at):
                 return outcome
         return None

@@ -7,13 +7,20 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.continuity import comparable
 from trainer.contract import EventKind, Phase, TrainSpec
 from trainer.guard import Step
 from trainer.position import Position
 from trainer.recorder import Recorder
+
+
+class Moment(NamedTuple):
+    """Of a step, on the host's way through the loop: it is read one step later, or at an epoch's end at once."""
+
+    time: float  # seconds, of perf_counter
+    waited: float  # seconds for data, since training began
 
 
 class Progress:
@@ -23,8 +30,9 @@ class Progress:
         self._every = spec.log_every_n_steps
         self._recorder = recorder
         self._window: list[Step] = []
-        self._data_seconds = 0.0
-        self._window_since = self._wanted_since = time.perf_counter()
+        self._waited = 0.0
+        self._wanted_since = time.perf_counter()
+        self._since = Moment(self._wanted_since, 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -32,28 +40,32 @@ class Progress:
         before = time.perf_counter()
         yield
         pause = time.perf_counter() - before
-        self._window_since += pause
+        self._since = self._since._replace(time=self._since.time + pause)
 
     def wants_batch(self) -> None:
         """From here on the loop waits for data."""
         self._wanted_since = time.perf_counter()
 
     def batch_arrived(self) -> None:
-        self._data_seconds += self.since_wanted()
+        self._waited += self.since_wanted()
 
     def since_wanted(self) -> float:
         """Seconds."""
         return time.perf_counter() - self._wanted_since
 
-    def add(self, step: Step, lr: float, skipped: int, unsaved: str | None) -> None:
+    def moment(self) -> Moment:
+        return Moment(time.perf_counter(), self._waited)
+
+    def add(self, step: Step, taken: Moment, lr: float, skipped: int, unsaved: str | None) -> None:
         self._window.append(step)
         speed = None
         if step.at.step % self._every == 0 or step.at.at_border:
-            speed = self._close_window(step, lr, skipped, unsaved)
+            speed = self._close_window(step, taken, lr, skipped, unsaved)
         self._recorder.beat(Phase.TRAINING, step.at, loss=step.loss, speed=speed)
 
-    def _close_window(self, step: Step, lr: float, skipped: int, unsaved: str | None) -> float:
-        steps, seconds = len(self._window), max(time.perf_counter() - self._window_since, 1e-9)
+    def _close_window(self, step: Step, taken: Moment, lr: float, skipped: int, unsaved: str | None) -> float:
+        seconds, waited = max(taken.time - self._since.time, 1e-9), taken.waited - self._since.waited
+        steps = len(self._window)
         speed = steps * step.at.geometry.global_batch / seconds
         facts = _summary(self._window) | {
             "step_in_epoch": step.at.step_in_epoch,
@@ -63,7 +75,7 @@ class Progress:
             "lr": lr,
             "logit_scale": step.logit_scale,
             "samples_per_second": round(speed, 3),
-            "data_seconds": round(self._data_seconds, 6),
+            "data_seconds": round(waited, 6),
             "seconds": round(seconds, 6),
             **_patch_rms(self._window),
             **({"unsaved": unsaved} if unsaved else {}),
@@ -74,8 +86,7 @@ class Progress:
             self._recorder.event(EventKind.CONTINUED, step.at, before=self._left_off, after=comparable(facts))
             self._left_off = {}
         self._window.clear()
-        self._data_seconds = 0.0
-        self._window_since = time.perf_counter()
+        self._since = taken
         return speed
 
     def evaluated(self, facts: Mapping[str, Any], at: Position) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.attempts import Started, digits_spec, prepare, rehearsal_spec, run_here
-from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, ZeroShot
+from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, Rehearsal, ZeroShot
 from trainer.signals import StopRequest
 
 OVERFLOW = (Fault(kind=FaultKind.OVERFLOW, at_epoch=2, at_step=3),)
@@ -189,3 +189,16 @@ def test_a_parent_without_readable_events_is_no_reason_not_to_start(tmp_path: Pa
     second = prepare(tmp_path / "run", 2, rehearsal_spec(), parent=parent)
     assert run_here(second) == ExitCode.COMPLETED
     assert second.events("continued") == []
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_window_of_steps_is_as_long_as_its_steps_at_an_epochs_end_too(tmp_path: Path, every: int) -> None:
+    """The last steps of an epoch are read together, all others a step late."""
+    started = completed(tmp_path, log_every_n_steps=every, rehearsal=Rehearsal(step_seconds=0.05))
+    told = started.events("progress")
+    assert [event.step for event in told] == (list(range(1, 16)) if every == 1 else [2, 4, 5, 6, 8, 10, 12, 14, 15])
+    steps = [one.step - other for one, other in zip(told, [0, *(event.step for event in told)], strict=False)]
+    for event, count in zip(told, steps, strict=True):
+        assert event.facts["seconds"] >= 0.049 * count
+        assert event.facts["samples_per_second"] <= 16 / 0.049
+        assert event.facts["data_seconds"] <= event.facts["seconds"]

@@ -96,4 +96,8 @@ def test_a_checkpoint_with_a_bias_is_none_for_the_contrastive_loss(digits: Path,
     assert run_here(whole) == ExitCode.COMPLETED
     other = prepare(tmp_path / "run", 2, digits_spec(digits), parent=whole.parent("checkpoints/epoch_1.pt"))
     assert run_here(other) == ExitCode.REFUSED
-    assert other.events()[-1].facts["error"].endswith("does not fit ViT-digits-32: no logit_bias here")
+    assert (
+        other.events()[-1]
+        .facts["error"]
+        .endswith("does not fit ViT-digits-32: no logit_bias here; train.load_what_fits=true keeps what fits")
+    )
