@@ -7,7 +7,7 @@ rank does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -45,5 +45,6 @@ def recorded(ranks: Recorded, attempt_folder: Path) -> Iterator[None]:
         yield
     except Exception:
         if record := ranks.flight():
-            (folder / f"rank_{ranks.rank}").write_bytes(record)
+            with suppress(OSError):  # a full disk must not take the error's place
+                (folder / f"rank_{ranks.rank}").write_bytes(record)
         raise

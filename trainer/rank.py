@@ -28,6 +28,7 @@ from trainer.save_now import SaveRequests
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
 from trainer.stacks import Stacks
+from trainer.telling import beginning, crashed
 from trainer.unusable import Unusable
 
 
@@ -47,19 +48,14 @@ def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
         return ExitCode.FENCED
     except Unusable as error:
         print(f"error: {error}", file=sys.stderr)
-        code, outcome = ExitCode.REFUSED, _crashed(recorder.last or start, where, str(error))
+        code, outcome = ExitCode.REFUSED, crashed(recorder.last or start, where.rank, str(error))
     except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
         traceback.print_exc()
         code = ExitCode.CRASHED
-        outcome = _crashed(recorder.last or start, where, f"{type(error).__name__}: {error}")
+        outcome = crashed(recorder.last or start, where.rank, f"{type(error).__name__}: {error}")
     recorder.event(outcome.kind, outcome.at, **outcome.facts)
     recorder.close()
     return code
-
-
-def _crashed(at: Position, where: Place, error: str) -> Outcome:
-    facts = {"error": error, "rank": where.rank, "step_in_epoch": at.step_in_epoch}
-    return Outcome(ExitCode.CRASHED, EventKind.CRASHED, at, facts)
 
 
 class Rank:
@@ -133,31 +129,12 @@ class Rank:
         )
 
     def record_start(self, at: Position, notices: tuple[str, ...]) -> None:
-        spec, parent = self.spec, self.attempt.parent
         host = socket.gethostname()
         places = self.ranks.gather([host, os.environ.get("SLURMD_NODENAME", host)])
         if self.ranks.rank != 0:
             return
-        from trainer import provenance
-
-        self.recorder.event(
-            EventKind.STARTED,
-            at,
-            versions=provenance.versions() | dict(self.equipment.versions),
-            hosts=sorted({host for host, _ in places}),
-            nodes=[node for _, node in places],  # of each rank, by the scheduler's name: whom to keep away from
-            ranks=self.ranks.count,
-            batch_size=spec.batch_size,
-            accum_freq=spec.accum_freq,
-            workers=spec.data.workers,
-            engine=spec.engine,
-            precision=spec.precision,
-            steps_per_epoch=at.geometry.steps_per_epoch,
-            step_in_epoch=at.step_in_epoch,
-            epochs=spec.epochs,
-            device=self.equipment.device,
-            parent=parent.path if parent else None,
-            faults=[fault.kind for fault in spec.faults],
-        )
+        facts = beginning(self.attempt, at, [(host, node) for host, node in places])
+        facts["versions"] |= self.equipment.versions
+        self.recorder.event(EventKind.STARTED, at, **facts, device=self.equipment.device)
         for text in notices:
             self.recorder.event(EventKind.NOTICE, at, text=text)

@@ -14,6 +14,7 @@ from clipctl.domain import Limits
 from tests.trainer.attempts import PATIENCE, digits_spec, end, log, prepare, spawn
 from trainer.contract import ExitCode, Fault, FaultKind, Phase
 from trainer.deadlines import SECONDS
+from trainer.flight import recorded
 from trainer.stacks import HUNG_AFTER
 
 RANKS = 2
@@ -74,6 +75,17 @@ def test_who_evaluates_is_waited_for_longer_than_who_trains(tmp_path: Path) -> N
     said = [rank.communicate(timeout=PATIENCE) for rank in ranks]
     assert [out.splitlines()[0] for out, _ in said] == ["evaluated [0, 1]"] * RANKS, said
     assert "Timed out waiting 1000ms" in said[0][1] and "trained" not in said[0][0]
+
+
+def test_a_record_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path) -> None:
+    class Ranks:
+        rank = 1
+
+        def flight(self) -> bytes:
+            return b"its collectives"
+
+    with pytest.raises(ArithmeticError), recorded(Ranks(), tmp_path / "nowhere"):
+        raise ArithmeticError
 
 
 def test_ranks_say_where_they_stand_then_give_up_and_only_then_the_watchdog_ends_them() -> None:

@@ -22,10 +22,11 @@ from trainer.position import Position
 from trainer.recorder import FileRecorder
 from trainer.schedule import Geometry
 from trainer.signals import StopRequest
+from trainer.telling import beginning, crashed
 from trainer.unusable import Unusable
 from trainer.verify import read_manifest
 from trainer.wrapper.follower import Follower, Log
-from trainer.wrapper.peers import LOOK_EVERY, Gone, Message, Peer, met, wait
+from trainer.wrapper.peers import LOOK_EVERY, Gone, Peer, met, wait
 from trainer.wrapper.process import stop_signal
 from trainer.wrapper.publisher import Publisher
 from trainer.wrapper.start import OUT_LOG, free_port, node_of, parent_for, set_aside, started
@@ -50,10 +51,10 @@ def lead(attempt: Attempt, folder: Path, where: Place, stop: StopRequest) -> int
             return ExitCode.FENCED
         except Unusable as error:
             print(f"error: {error}", file=sys.stderr)
-            outcome = replace(_crashed(recorder.last or at, 0, str(error)), code=ExitCode.REFUSED)
+            outcome = replace(crashed(recorder.last or at, 0, str(error)), code=ExitCode.REFUSED)
         except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
             traceback.print_exc()
-            outcome = _crashed(recorder.last or at, 0, f"{type(error).__name__}: {error}")
+            outcome = crashed(recorder.last or at, 0, f"{type(error).__name__}: {error}")
         recorder.event(outcome.kind, outcome.at, **outcome.facts)
         recorder.close()
     return outcome.code
@@ -86,7 +87,8 @@ class Lead:
         for peer in self.peers:
             peer.send({"resume": resume, "port": port})
         at = _start_of(self.attempt)
-        self.record_start(at, places)
+        of_ranks = [(place["host"], place["node"]) for place in places]
+        self.recorder.event(EventKind.STARTED, at, **beginning(self.attempt, at, of_ranks))
         set_aside(self.folder / OUT_LOG)
         (self.folder / flight.FOLDER).mkdir(exist_ok=True)  # where NCCL's threads in the children write, and make none
         mine = partial(still_mine, self.folder, os.environ.get(NONCE_VARIABLE, ""))
@@ -163,7 +165,7 @@ class Lead:
             early = "open_clip_train left with code 0 before its last epoch was done"
             self.failure = 0, self.child.error(status) if status else early
         if self.failure is not None and self.crash is None:
-            self.crash = time.monotonic(), _crashed(self.follower.at, *self.failure)
+            self.crash = time.monotonic(), crashed(self.follower.at, *self.failure)
         return self.crash[1] if self.crash and time.monotonic() >= self.crash[0] + SETTLE else None
 
     def last_word(self, outcome: Outcome) -> Outcome:
@@ -174,29 +176,6 @@ class Lead:
             return replace(outcome, facts={**outcome.facts, "checkpoint": self.publisher.newest})
         return outcome
 
-    def record_start(self, at: Position, places: list[Message]) -> None:
-        from trainer import provenance
-
-        spec, parent = self.attempt.train, self.attempt.parent
-        self.recorder.event(
-            EventKind.STARTED,
-            at,
-            versions=provenance.versions(),
-            hosts=sorted({place["host"] for place in places}),
-            nodes=[place["node"] for place in places],
-            ranks=self.where.count,
-            batch_size=spec.batch_size,
-            accum_freq=spec.accum_freq,
-            workers=spec.data.workers,
-            engine=spec.engine,
-            precision=spec.precision,
-            steps_per_epoch=at.geometry.steps_per_epoch,
-            step_in_epoch=at.step_in_epoch,
-            epochs=spec.epochs,
-            parent=parent.path if parent else None,
-            faults=[],
-        )
-
 
 def _start_of(attempt: Attempt) -> Position:
     parent = attempt.parent or Parent(path="")
@@ -206,8 +185,3 @@ def _start_of(attempt: Attempt) -> Position:
 def _say_over(peers: list[Peer]) -> None:
     for peer in peers:
         peer.send({"over": True})
-
-
-def _crashed(at: Position, rank: int, error: str) -> Outcome:
-    facts = {"error": error, "rank": rank, "step_in_epoch": at.step_in_epoch}
-    return Outcome(ExitCode.CRASHED, EventKind.CRASHED, at, facts)

@@ -1,6 +1,6 @@
 """What the ranks' wrappers tell each other: JSON lines between rank 0, which decides, and every other.
 
-to rank 0    {"host": .., "node": ..} once; {"code": .., "error": ..} or {"signal": ..} once
+to rank 0    {"host": .., "node": ..} once; {"error": ..}, {"signal": ..} or {"done": true} once
 from there   {"resume": path or null, "port": ..} once; {"over": true} after its last word is on disk
 """
 
