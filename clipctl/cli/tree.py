@@ -11,8 +11,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from clipctl.cli.words import clean, count, plural
+from trainer.contract import EventKind
 
 if TYPE_CHECKING:
+    from clipctl.domain import Incident
     from clipctl.ops.read import AttemptView, ShowView
 
 WIDTH = 200  # lines are not broken: a person may search them
@@ -41,9 +43,17 @@ def _title(attempt: AttemptView) -> str:
 
 
 def _end(attempt: AttemptView) -> str:
-    if attempt.incident is None:
+    if attempt.incident is None or _went_through(attempt):
         return attempt.final or ("live" if attempt.live else "ended")
-    incident = attempt.incident
+    return _told(attempt.incident)
+
+
+def _went_through(attempt: AttemptView) -> bool:
+    """Whatever it met on the way."""
+    return attempt.final == EventKind.COMPLETED
+
+
+def _told(incident: Incident) -> str:
     place = "" if incident.epoch is None else f" at epoch {incident.epoch}"
     place += "" if incident.step_in_epoch is None else f", step {incident.step_in_epoch}"
     return f"{incident.kind}{place} ({clean(incident.detail)})"
@@ -51,4 +61,6 @@ def _end(attempt: AttemptView) -> str:
 
 def _details(attempt: AttemptView) -> list[str]:
     lines = [f"because {clean(attempt.cause)} ({clean(attempt.actor)})"] if attempt.cause else []
+    if attempt.incident and _went_through(attempt):
+        lines.append(_told(attempt.incident))
     return lines + [f"{change.path}: {change.before} -> {change.after}" for change in attempt.changes]

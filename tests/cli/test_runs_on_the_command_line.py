@@ -20,6 +20,20 @@ def stopped_run(home: Path, name: str) -> None:
         run.end(1)
 
 
+def test_what_an_attempt_met_on_its_way_does_not_hide_that_it_completed(clipctl: Clipctl, home: Path):
+    with open_store(home) as store:
+        run = Stage(store, demo().model_copy(update={"name": "tiny"}))
+        run.launch()
+        run.event(EventKind.PROGRESS, epoch=2, into=3, loss=2.0, unsaved="epoch_1.pt was not written: no space left")
+        run.look()
+        assert "; 1,248 samples; storage at epoch 2, step 3 (" in clipctl("show", "tiny").out
+        run.event(EventKind.COMPLETED, epoch=3, into=10)
+        run.look()
+    attempt, _, met, *_ = clipctl("show", "tiny").out.partition("attempt 1: ")[2].splitlines()
+    assert attempt.endswith("; 2,880 samples; completed")
+    assert "── storage at epoch 2, step 3 (epoch_1.pt was not written: no space left; a second refusal ends it)" in met
+
+
 def test_a_name_that_is_taken_is_refused_with_a_free_one(clipctl: Clipctl, home: Path):
     stopped_run(home, "tiny")
     stopped_run(home, "tiny-2")
