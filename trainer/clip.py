@@ -15,6 +15,7 @@ from torch import nn
 
 from trainer.contract import FaultKind, Loss, Precision, TrainSpec
 from trainer.patch_rms import PatchRms
+from trainer.pixels import Normalized
 from trainer.position import Position
 from trainer.ranks import TorchAgreement
 from trainer.seeds import seed_for
@@ -37,6 +38,7 @@ class ClipTrainee:
         self.model = model
         self._loss = loss
         self._short_texts = takes_short_texts(model)
+        self._normalized = Normalized(model, device)
         self._wrapped = self._wrapped_in(ranks)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(parameter_groups(model, spec.optim.wd), **_settings(spec))
@@ -60,7 +62,7 @@ class ClipTrainee:
         return torch.autocast(self._device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def forward_backward(self, batch: Any, at: Position) -> torch.Tensor:
-        """Images [B, 3, H, W] and texts [B, context] to a row [6]:
+        """Images [B, 3, H, W], bytes or normalised, and texts [B, context] to a row [6]:
 
         loss, finite, grad_norm, scale, logit_scale, patch_rms.
 
@@ -104,7 +106,8 @@ class ClipTrainee:
 
     def _on_device(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         texts = shortened(batch.texts) if self._short_texts else batch.texts
-        return batch.images.to(self._device, non_blocking=True), texts.to(self._device, non_blocking=True)
+        images = self._normalized(batch.images.to(self._device, non_blocking=True))
+        return images, texts.to(self._device, non_blocking=True)
 
     def _forward(self, model: nn.Module, pairs: Sequence[torch.Tensor], seed: int) -> tuple[torch.Tensor, ...]:
         """Image features [B, D], text features [B, D], logit scale."""

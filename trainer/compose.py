@@ -39,7 +39,7 @@ UNDECODABLE = (
 
 @dataclass(frozen=True)
 class Batch:
-    images: Tensor  # [B, 3, H, W] float32, normalised
+    images: Tensor  # [B, 3, H, W], as `preprocess` gives them
     texts: Tensor  # [B, context] int64
     bad: Mapping[str, int]  # samples that could not be used, by shard, met since the last batch of the same worker
     seen: int  # samples read since then, usable or not; the shuffle buffer reads ahead

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.contract import ATTEMPT_FILE, CHECKPOINTS_FOLDER, STEPS_FOLDER, Attempt, CheckpointManifest, loads
+from trainer.contract import (
+    ATTEMPT_FILE,
+    CHECKPOINTS_FOLDER,
+    EXIT_FILE,
+    STEPS_FOLDER,
+    Attempt,
+    CheckpointManifest,
+    loads,
+)
+from trainer.evaluation import EVALUATION_FILE, EVALUATIONS_FOLDER, Evaluation
 from trainer.resume import parent_of
 from trainer.verify import damage, manifest_path, read_manifest
 
 KEPT_STEP_FILES = 2
+AWAITED_FOR = 14 * 86400.0  # seconds; an evaluation that has left no word by then is thought to be gone
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ def prune(attempt: Attempt, newest: Path, manifest: CheckpointManifest) -> None:
         manifest,
         keep_last=attempt.train.save.keep_last,
         line_epochs=attempt.parent.epochs_done if attempt.parent else 0,
-        protected=parents(attempts),
+        protected=parents(attempts) | awaited(attempts.parent),
     )
     if old and damage(newest, manifest) is None:
         for path in old:
@@ -79,4 +90,17 @@ def parents(attempts: Path) -> frozenset[Path]:
         parent = parent_of(loads(Attempt, file.read_bytes()), file.parent)
         if parent is not None:
             found.add(attempts.parent / parent.path)
+    return frozenset(found)
+
+
+def awaited(run_folder: Path) -> frozenset[Path]:
+    """Every checkpoint that an evaluation is to read: its job may wait in the queue for days."""
+    found = set()
+    for file in run_folder.glob(f"{EVALUATIONS_FOLDER}/*/{EVALUATION_FILE}"):
+        try:
+            age = time.time() - file.stat().st_mtime
+            if age < AWAITED_FOR and not file.with_name(EXIT_FILE).exists():
+                found.add(run_folder / loads(Evaluation, file.read_bytes()).checkpoint)
+        except (OSError, ValueError):
+            continue  # no evaluation costs the training anything
     return frozenset(found)

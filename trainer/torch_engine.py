@@ -21,6 +21,7 @@ from trainer.contract import Parallel, TrainSpec
 from trainer.data import Loader
 from trainer.fitting import fitted
 from trainer.models import register_models
+from trainer.pixels import as_bytes
 from trainer.place import Place
 from trainer.position import Position
 from trainer.ranks import TorchRanks
@@ -88,7 +89,7 @@ class TorchEquipment:
             self.spec,
             self.ranks.rank,
             at.stream,
-            self._preprocess_train,
+            as_bytes(self._preprocess_train),
             self._tokenizer,
             pin_memory=self._device.type == "cuda",
         )

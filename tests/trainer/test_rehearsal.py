@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 
 from tests.trainer.attempts import Started, digits_spec, prepare, rehearsal_spec, run_here
-from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, Rehearsal, ZeroShot
+from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, Rehearsal, Save, ZeroShot, dumps
+from trainer.evaluation import Evaluation
+from trainer.pruning import AWAITED_FOR
 from trainer.signals import StopRequest
 
 OVERFLOW = (Fault(kind=FaultKind.OVERFLOW, at_epoch=2, at_step=3),)
@@ -50,6 +53,34 @@ def test_it_learns_what_it_has_never_seen(precision: Precision, tmp_path: Path) 
     assert max(losses[-20:]) < 0.6
     last = started.events("evaluated")[-1].facts
     assert 0.6 < last["top1"] <= last["top5"] <= 1, "one of fifty held-out texts"
+
+
+def test_what_an_evaluation_waits_for_stays_until_it_is_over(tmp_path: Path) -> None:
+    started = prepare(tmp_path / "run", 1, rehearsal_spec(epochs=6, save=Save(keep_last=1)))
+    waits, over, lost = (asked(started, epoch) for epoch in (1, 2, 3))
+    (over / "exit.json").write_text("{}")
+    long_ago = time.time() - AWAITED_FOR - 60
+    os.utime(lost / "evaluation.json", (long_ago, long_ago))
+    assert run_here(started) == ExitCode.COMPLETED
+    assert sorted(started.manifests()) == ["checkpoints/epoch_1.pt", "checkpoints/epoch_6.pt"]
+    (waits / "exit.json").write_text("{}")
+    (asked(started, 7) / "evaluation.json").write_text("{")
+    train = rehearsal_spec(epochs=7, save=Save(keep_last=1))
+    second = prepare(tmp_path / "run", 2, train, parent=started.parent("checkpoints/epoch_6.pt"))
+    assert run_here(second) == ExitCode.COMPLETED
+    assert list(started.manifests()) == ["checkpoints/epoch_6.pt"], "from which the second one started"
+
+
+def asked(started: Started, epoch: int) -> Path:
+    """The folder of an evaluation of that epoch."""
+    folder = started.run_folder / "evals" / f"e{epoch}"
+    folder.mkdir(parents=True)
+    evaluation = Evaluation(
+        run="r", nonce=folder.name, epoch=epoch, attempt=1, checkpoint=f"attempts/1/checkpoints/epoch_{epoch}.pt",
+        digest="", train=rehearsal_spec(), suite="", datasets=(), data="", batch_size=1,
+    )  # fmt: skip
+    (folder / "evaluation.json").write_text(dumps(evaluation))
+    return folder
 
 
 def test_precisions_differ_in_their_bits(tmp_path: Path) -> None:

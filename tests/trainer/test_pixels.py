@@ -1,0 +1,58 @@
+"""What the device makes of an image's bytes is what open_clip's own transform makes of the image."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from tests.trainer.attempts import digits_spec
+from trainer.compose import seeded
+from trainer.models import register_models
+from trainer.pixels import Normalized, as_bytes
+from trainer.torch_engine import create
+
+CPU = torch.device("cpu")
+Made = tuple[nn.Module, Callable[[Image.Image], Tensor]]
+
+
+@pytest.fixture(scope="module")
+def made(digits: str) -> Made:
+    """A model and its transform of images for training."""
+    register_models()
+    model, preprocess, _ = create(digits_spec(digits), CPU)
+    return model, preprocess
+
+
+def image(mode: str, size: tuple[int, int]) -> Image.Image:
+    bands = len(mode)  # L, RGB, RGBA
+    return Image.frombytes(mode, size, random.Random(7).randbytes(size[0] * size[1] * bands))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_bytes_become_the_very_numbers(made: Made, mode: str) -> None:
+    model, preprocess = made
+    pictures = [image(mode, (40 + number, 64 - number)) for number in range(8)]
+    with seeded(3):
+        theirs = torch.stack([preprocess(picture) for picture in pictures])
+    with seeded(3):
+        ours = torch.stack([as_bytes(preprocess)(picture) for picture in pictures])
+    assert (theirs.dtype, ours.dtype, ours.shape) == (torch.float32, torch.uint8, theirs.shape)
+    assert ours.is_contiguous()
+    assert Normalized(model, CPU)(ours).equal(theirs)
+
+
+def test_what_is_normalised_already_passes_through(made: Made) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    assert Normalized(made[0], CPU)(images) is images
+
+
+@pytest.mark.parametrize("steps", [[], [ToTensor()], [ToTensor(), ToTensor()], [Normalize((0.5,), (0.5,))]])
+def test_another_transform_stays_what_it_is(steps: list[nn.Module]) -> None:
+    preprocess = Compose(steps)
+    assert as_bytes(preprocess) is preprocess
