@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -304,8 +305,14 @@ def data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn
         model,
         device_ids=[device] if device.type == "cuda" else None,
         static_graph=spec.ddp_static_graph,
-        broadcast_buffers=_has_statistics(model),
+        **{_syncing(): _has_statistics(model)},
     )
+
+
+def _syncing() -> str:
+    """DDP's option has another name from torch 2.15 on, which warns of the old one."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 def _has_statistics(model: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from contextlib import closing
@@ -31,6 +32,8 @@ from trainer.stacks import Stacks
 from trainer.telling import beginning, crashed
 from trainer.unusable import Unusable
 
+SETTLE = 1.0  # seconds for the rank that has left, whose code is to be the first: the others only follow
+
 
 def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
     where = place(os.environ)
@@ -51,6 +54,8 @@ def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
         code, outcome = ExitCode.REFUSED, crashed(recorder.last or start, where.rank, str(error))
     except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
         traceback.print_exc()
+        if isinstance(error, ConnectionError):
+            time.sleep(SETTLE)
         code = ExitCode.CRASHED
         outcome = crashed(recorder.last or start, where.rank, f"{type(error).__name__}: {error}")
     recorder.event(outcome.kind, outcome.at, **outcome.facts)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,12 @@ def killed_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "logs/theirs"
 
 
+def updates(checkpoint: dict[str, Any]) -> float:
+    """Those that the optimizer has made of each tensor."""
+    [steps] = {float(state["step"]) for state in checkpoint["optimizer"]["state"].values()}
+    return steps
+
+
 @pytest.mark.timeout(3 * PATIENCE)
 def test_a_run_of_open_clip_train_goes_on_as_one_of_ours(
     killed_run: Path, digits: Path, clipctl: Clipctl, process: Clipctl, home: Path
@@ -86,8 +93,8 @@ def test_a_run_of_open_clip_train_goes_on_as_one_of_ours(
     assert abs(continued.facts["before"]["logit_scale"] - continued.facts["after"]["logit_scale"]) < 0.01
     ours = torch.load(folder.attempt(2).checkpoints / "epoch_3.pt")
     assert theirs["epoch"] == 2 and ours["epoch"] == 3
-    moments = {float(state["step"]) for state in ours["optimizer"]["state"].values()}
-    assert moments == {15.0}, "10 updates theirs, 5 ours"
+    assert updates(theirs) <= 10, "float16's first steps may be left out"
+    assert updates(ours) == updates(theirs) + 5
 
     [run] = json.loads(clipctl("status", "taken", "--json").out)["runs"]
     assert (run["state"], run["attempts"]) == ("completed", 2)
