@@ -40,7 +40,7 @@ def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
     print(described(where, os.environ), flush=True)
     engine = engine_module(attempt.train.engine)
     recorder: Recorder = FileRecorder(folder, engine.open_charts) if where.rank == 0 else Silent()
-    start = Position(Geometry.of(attempt.train, attempt.ranks))
+    start, settle = Position(Geometry.of(attempt.train, attempt.ranks)), 0.0
     try:
         outcome = Rank(attempt, folder, where, engine, recorder, stop).run()
         # Ranks that leave early with a code would have rank 0 killed while it writes its last word.
@@ -54,12 +54,11 @@ def run(attempt: Attempt, folder: Path, stop: StopRequest) -> int:
         code, outcome = ExitCode.REFUSED, crashed(recorder.last or start, where.rank, str(error))
     except Exception as error:  # noqa: BLE001 - the one place: a bug's last word must reach the events
         traceback.print_exc()
-        if isinstance(error, ConnectionError):
-            time.sleep(SETTLE)
-        code = ExitCode.CRASHED
+        code, settle = ExitCode.CRASHED, SETTLE if isinstance(error, ConnectionError) else 0.0
         outcome = crashed(recorder.last or start, where.rank, f"{type(error).__name__}: {error}")
     recorder.event(outcome.kind, outcome.at, **outcome.facts)
     recorder.close()
+    time.sleep(settle)
     return code
 
 
