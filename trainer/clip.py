@@ -310,7 +310,7 @@ def data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn
 
 
 def _syncing() -> str:
-    """DDP's option has another name from torch 2.15 on, which warns of the old one."""
+    """DDP's option by the name that this torch has for it: 2.6 knows only the old one, 2.15 warns of it."""
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
