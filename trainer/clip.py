@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -305,14 +304,8 @@ def data_parallel(model: nn.Module, device: torch.device, spec: TrainSpec) -> nn
         model,
         device_ids=[device] if device.type == "cuda" else None,
         static_graph=spec.ddp_static_graph,
-        **{_syncing(): _has_statistics(model)},
+        broadcast_buffers=_has_statistics(model),
     )
-
-
-def _syncing() -> str:
-    """DDP's option by the name that this torch has for it: 2.6 knows only the old one, 2.15 warns of it."""
-    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 def _has_statistics(model: nn.Module) -> bool:
