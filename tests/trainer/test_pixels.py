@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +17,17 @@ from tests.trainer.attempts import digits_spec
 from trainer.compose import seeded
 from trainer.models import register_models
 from trainer.pixels import Normalized, as_bytes
-from trainer.torch_engine import create
+from trainer.place import Place
+from trainer.position import Position
+from trainer.schedule import Geometry
+from trainer.torch_engine import create, equip
 
 CPU = torch.device("cpu")
 Made = tuple[nn.Module, Callable[[Image.Image], Tensor]]
 
 
 @pytest.fixture(scope="module")
-def made(digits: str) -> Made:
+def made(digits: Path) -> Made:
     """A model and its transform of images for training."""
     register_models()
     model, preprocess, _ = create(digits_spec(digits), CPU)
@@ -45,6 +50,15 @@ def test_bytes_become_the_very_numbers(made: Made, mode: str) -> None:
     assert (theirs.dtype, ours.dtype, ours.shape) == (torch.float32, torch.uint8, theirs.shape)
     assert ours.is_contiguous()
     assert Normalized(model, CPU)(ours).equal(theirs)
+
+
+def test_workers_hand_over_bytes(digits: Path) -> None:
+    spec = digits_spec(digits)
+    equipment = equip(spec, Place(0, 1, 0))
+    equipment.load(None)
+    with closing(equipment.source(Position(Geometry.of(spec, 1)))) as source:
+        batch = next(source.batches(1))
+    assert (batch.images.dtype, batch.images.shape) == (torch.uint8, (spec.batch_size, 3, 32, 32))
 
 
 def test_what_is_normalised_already_passes_through(made: Made) -> None:

@@ -19,6 +19,7 @@ from tests.trainer.attempts import Started, digits_spec, prepare, rehearsal_spec
 from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, Rehearsal, Save, ZeroShot, dumps
 from trainer.evaluation import Evaluation
 from trainer.pruning import AWAITED_FOR
+from trainer.rank import SETTLE, Rank
 from trainer.signals import StopRequest
 
 OVERFLOW = (Fault(kind=FaultKind.OVERFLOW, at_epoch=2, at_step=3),)
@@ -53,6 +54,21 @@ def test_it_learns_what_it_has_never_seen(precision: Precision, tmp_path: Path) 
     assert max(losses[-20:]) < 0.6
     last = started.events("evaluated")[-1].facts
     assert 0.6 < last["top1"] <= last["top5"] <= 1, "one of fifty held-out texts"
+
+
+def test_who_only_follows_another_ranks_end_says_so_and_leaves_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = prepare(tmp_path / "run", 1, rehearsal_spec())
+    waits: list[tuple[float, list[str]]] = []
+
+    def hears(rank: Rank) -> None:
+        raise ConnectionError("rank 1 has left")
+
+    monkeypatch.setattr(Rank, "run", hears)
+    monkeypatch.setattr("trainer.rank.time.sleep", lambda seconds: waits.append((seconds, started.told())))
+    assert run_here(started) == ExitCode.CRASHED
+    assert waits == [(SETTLE, ["crashed"])]
 
 
 def test_what_an_evaluation_waits_for_stays_until_it_is_over(tmp_path: Path) -> None:
