@@ -80,7 +80,8 @@ class Rank:
         self.record_start(start.position, notices)
         source = self.equipment.source(start.position)
         requests = SaveRequests(self.folder)
-        with closing(source), closing(requests), closing(self.keeper(requests)) as keeper, closing(Stacks()) as stacks:
+        stacks = Stacks(self.folder, self.ranks.rank)
+        with closing(source), closing(requests), closing(self.keeper(requests)) as keeper, closing(stacks):
             with set_aside(), recorded(self.ranks, self.folder):
                 outcome = Loop(self.parts(source, keeper, stacks)).run(start.position)
             # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.

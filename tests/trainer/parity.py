@@ -261,7 +261,7 @@ def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: P
         recorder=recorder,
         stop=StopRequest(),
         faults=Faults((), ranks.rank, folder),
-        stacks=Stacks(),
+        stacks=Stacks(folder, ranks.rank),
         left_off={},
         evaluate=dict,
     )

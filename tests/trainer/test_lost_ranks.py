@@ -57,7 +57,7 @@ def test_the_others_give_up_and_keep_their_last_collectives(
     assert "Timed out waiting 3000ms" in last.facts["error"]
     record = pickle.loads((started.folder / "flight" / "rank_0").read_bytes())
     assert record["entries"][-1]["timeout_ms"] == 3000, "the one that never came back is the last"
-    assert not (started.folder / "flight" / "rank_1").exists(), "it hangs: its log says where"
+    assert not (started.folder / "flight" / "rank_1").exists(), "it hangs: its stacks say where"
 
 
 def test_who_evaluates_is_waited_for_longer_than_who_trains(tmp_path: Path) -> None:
