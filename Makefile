@@ -14,7 +14,7 @@ demo: $(INSTALLED)  ## train a CLIP model on handwritten digits, from nothing (u
 	@echo "To look around: export CLIPCTL_HOME=$(DEMO_HOME) PATH=$(CURDIR)/$(BIN):\$$PATH; clipctl status --all"
 
 test: slurm lint  ## lint, types, import contracts and the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 lint: $(INSTALLED)  ## ruff, mypy --strict, the layers
 	$(BIN)/ruff check .
@@ -26,7 +26,7 @@ slurm:
 	@.ci/slurm
 
 soak: slurm $(INSTALLED)  ## the same tests with large counts (hours)
-	CLIPCTL_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 7200
+	CLIPCTL_SOAK=1 $(BIN)/python -m pytest -n 3 --dist loadgroup --timeout 7200
 
 rehearse: slurm $(INSTALLED)  ## launch l14-laion2b on an emulated cluster of 96 x 4, with 384 real ranks
 	$(BIN)/python -m tests.rehearse

@@ -21,10 +21,17 @@ CLUSTERS = ("accounted", "cluster")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker has all tests of this folder, one after another: they share clusters. Long stories may go beside."""
+    """Tests of this folder that share clusters come one after another, in one worker; other groups go beside."""
     for item in items:
         if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group("stories" if item.path.name == "test_story.py" else "slurm"))
+            item.add_marker(pytest.mark.xdist_group(group_of(item.path.stem)))
+
+
+def group_of(module: str) -> str:
+    """About half of the time each, and the long stories."""
+    if module == "test_story":
+        return "stories"
+    return "watchdog" if module.startswith("test_watchdog") else "slurm"
 
 
 @pytest.hookimpl(wrapper=True)
