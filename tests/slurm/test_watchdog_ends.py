@@ -33,7 +33,7 @@ from tests.slurm.desk import SlurmDesk, eventually
 from tests.story.story import late_words
 from tests.story.watch import Watch
 
-SIX = "train.epochs=6"
+ENOUGH = "train.epochs=12"  # that it does not end before a busy machine has looked at it
 LONG = "train.epochs=200"
 
 
@@ -44,7 +44,7 @@ def node_of(desk: SlurmDesk, name: str) -> str:
 def test_a_node_dies(watch: Watch) -> None:
     """F9: rank 0's, with all that ran on it."""
     desk = watch.desk
-    desk.launched("r", SIX)
+    desk.launched("r", ENOUGH)
     desk.trains("r", 25)
     dead = node_of(desk, "r")
     desk.cluster.kill_node(dead)
@@ -75,7 +75,7 @@ def test_a_slurmd_dies_and_its_ranks_write_on(watch: Watch) -> None:
 def test_a_job_is_preempted(watch: Watch, partition: str) -> None:
     """F12, F13, F14: whatever Slurm calls it; it costs nothing."""
     desk = watch.desk
-    desk.launched("r", SIX, f"slurm.partition={partition}", "recovery.tries=1")
+    desk.launched("r", ENOUGH, f"slurm.partition={partition}", "recovery.tries=1")
     desk.trains("r", 25)
     urgent(desk)
     run = watch.completes("r")
@@ -87,7 +87,7 @@ def test_a_job_is_preempted(watch: Watch, partition: str) -> None:
 def test_a_job_that_is_preempted_and_put_back_into_the_queue_is_not_submitted_again(watch: Watch) -> None:
     """F15, and F10: the same id runs again, as the same attempt."""
     desk = watch.desk
-    job = desk.launched("r", SIX)
+    job = desk.launched("r", ENOUGH)
     desk.trains("r", 25)
     desk.cluster.run("scontrol", "update", f"jobid={job}", "requeue=1")
     urgent(desk)
@@ -101,7 +101,7 @@ def test_a_job_that_is_preempted_and_put_back_into_the_queue_is_not_submitted_ag
 def test_a_job_that_does_not_die_keeps_its_run(watch: Watch) -> None:
     """F29: preempted, but its ranks hear no signal and its slurmd hears nothing: COMPLETING is alive."""
     desk = watch.desk
-    desk.launched("r", SIX, "resources.nodes=1", "slurm.nodelist=jwb0001",
+    desk.launched("r", ENOUGH, "resources.nodes=1", "slurm.nodelist=jwb0001",
                   "train.faults=[{kind: hang, at_epoch: 2, at_step: 8, rank: 1}]")  # fmt: skip
     desk.wait("r", lambda run: (run["progress"]["step"] or 0) >= 25)
     slurmd = [item for item in of_node(desk.cluster.folder, "jwb0001") if item.program == "slurmd"]
@@ -119,7 +119,7 @@ def test_ranks_that_stand_still_are_stopped(watch: Watch) -> None:
     desk = watch.desk
     desk.cluster.profile(desk.root, limits={"patience": {"training": 4, "checkpointing": 4, "evaluating": 4},
                                             "stop_grace": 1})  # fmt: skip
-    desk.launched("r", SIX)
+    desk.launched("r", ENOUGH)
     desk.trains("r", 25)
     kill(desk, signal.SIGSTOP, *ranks_on(desk))
     run = watch.completes("r")
@@ -130,7 +130,7 @@ def test_ranks_that_stand_still_are_stopped(watch: Watch) -> None:
 def test_one_rank_dies_and_takes_the_others_along(watch: Watch) -> None:
     """F30. The last word is another's, who only heard of it; srun saw which one it was."""
     desk = watch.desk
-    desk.launched("r", SIX, "resources.nodes=2", "recovery.backoff=1")
+    desk.launched("r", ENOUGH, "resources.nodes=2", "train.data.train_num_samples=640", "recovery.backoff=1")
     desk.trains("r", 25)
     victim = ranks_on(desk)[-1]
     found = process(victim)

@@ -251,7 +251,7 @@ class Unfused(torch.optim.AdamW):
 def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: Path) -> Trained:
     folder.mkdir(parents=True, exist_ok=True)
     trainee = Witness(case, mode, model, ranks)
-    recorder = FileRecorder(folder) if ranks.rank == 0 else Silent()
+    recorder, stacks = FileRecorder(folder) if ranks.rank == 0 else Silent(), Stacks(folder, ranks.rank)
     parts = Parts(
         spec=case.spec(),
         trainee=trainee,
@@ -261,12 +261,13 @@ def _ours(case: Case, mode: Mode, model: nn.Module, ranks: TorchRanks, folder: P
         recorder=recorder,
         stop=StopRequest(),
         faults=Faults((), ranks.rank, folder),
-        stacks=Stacks(folder, ranks.rank),
+        stacks=stacks,
         left_off={},
         evaluate=dict,
     )
     Loop(parts).run(Position(Geometry.of(case.spec(), ranks.count)))
     recorder.close()
+    stacks.close()
     file = folder / "events.jsonl"
     events = [json.loads(line) for line in file.read_text().splitlines()] if ranks.rank == 0 else []
     logit_scales, lrs = ([event[name] for event in events] for name in ("logit_scale", "lr"))
