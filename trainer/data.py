@@ -129,6 +129,11 @@ class Loader:
     def steps_per_epoch(self) -> int:
         return self.source.steps_per_epoch
 
+    def begin(self, epoch: int, first_step: int) -> None:
+        """Its processes read from now on what `batches` of this place will give."""
+        self._start(epoch, first_step)
+        self._next = (epoch, first_step)
+
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Steps first_step (from 0) to the last one of the epoch (from 1)."""
         if self._next != (epoch, first_step):

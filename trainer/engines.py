@@ -25,7 +25,7 @@ class ClosableSource(Source, Protocol):
 
 
 class Equipment(Protocol):
-    """One rank's. Its ranks have met before anything else is done; `load` comes before the rest."""
+    """One rank's. Its ranks have met before anything else is done; then comes its source, then `load`, and the rest."""
 
     ranks: ClosableRanks
     trainee: Trainee
@@ -35,7 +35,9 @@ class Equipment(Protocol):
     def load(self, state: Mapping[str, Any] | None) -> tuple[str, ...]:
         """Makes the trainee; None: with random weights, the same on all ranks. Returns notices."""
 
-    def source(self, at: Position) -> ClosableSource: ...
+    def source(self, at: Position) -> ClosableSource:
+        """Reads ahead while the trainee is made; its processes are forked before that, and hold none of its memory."""
+
     def evaluate(self) -> Mapping[str, Any]:
         """Zero-shot accuracy, or {"error": ...}: never the end of the run."""
 

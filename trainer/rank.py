@@ -76,14 +76,16 @@ class Rank:
 
     def run(self) -> Outcome:
         start = self.load_start()
-        notices = start.notices + self.equipment.load(start.state)
-        self.record_start(start.position, notices)
-        source = self.equipment.source(start.position)
-        requests = SaveRequests(self.folder)
-        stacks = Stacks(self.folder, self.ranks.rank)
-        with closing(source), closing(requests), closing(self.keeper(requests)) as keeper, closing(stacks):
-            with set_aside(), recorded(self.ranks, self.folder):
-                outcome = Loop(self.parts(source, keeper, stacks)).run(start.position)
+        with set_aside(), closing(self.equipment.source(start.position)) as source:
+            notices = start.notices + self.equipment.load(start.state)
+            self.record_start(start.position, notices)
+            return self.train(start.position, source)
+
+    def train(self, at: Position, source: Source) -> Outcome:
+        requests, stacks = SaveRequests(self.folder), Stacks(self.folder, self.ranks.rank)
+        with closing(requests), closing(self.keeper(requests)) as keeper, closing(stacks):
+            with recorded(self.ranks, self.folder):
+                outcome = Loop(self.parts(source, keeper, stacks)).run(at)
             # Not after an error: who heard of it before this rank's last word would leave first, and get it killed.
             self.ranks.close()
         return outcome

@@ -6,12 +6,15 @@ import difflib
 import math
 import pickle
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import open_clip
 import torch
+from open_clip.model import CLIPVisionCfg
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
 from trainer.blocks import configuration, mend
@@ -58,14 +61,17 @@ class TorchEquipment:
         self.versions = _device_versions(self._device)
         self.ranks = TorchRanks(where, self._device)
         self._sharded = spec.parallel is Parallel.FSDP and where.count > 1
+        register_models()
+        _refuse_unknown(spec.model)
+        self._tokenizer = open_clip.get_tokenizer(spec.model)
+
+    @cached_property
+    def _created(self) -> tuple[nn.Module, Any, Any]:
+        torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
+        return create(self.spec, torch.device("cpu") if self._sharded else self._device)
 
     def load(self, state: Mapping[str, Any] | None) -> tuple[str, ...]:
-        register_models()
-        _refuse_unknown(self.spec.model)
-        torch.manual_seed(seed_for("model", self.spec.seed))  # the same weights on all ranks
-        born_on = torch.device("cpu") if self._sharded else self._device
-        self._model, self._preprocess_train, self._preprocess_val = create(self.spec, born_on)
-        self._tokenizer = open_clip.get_tokenizer(self.spec.model)
+        self._model, _, self._preprocess_val = self._created
         rank, count = self.ranks.rank, self.ranks.count
         loss = loss_of(self.spec.loss, self._model, rank, count)
         kind = ShardedTrainee if self._sharded else ClipTrainee
@@ -85,14 +91,17 @@ class TorchEquipment:
         return notices + self.trainee.load(state)
 
     def source(self, at: Position) -> Loader:
-        return Loader(
+        preprocess = train_transform(self.spec) or self._created[1]
+        loader = Loader(
             self.spec,
             self.ranks.rank,
             at.stream,
-            as_bytes(self._preprocess_train),
+            as_bytes(preprocess),
             self._tokenizer,
             pin_memory=self._device.type == "cuda",
         )
+        loader.begin(at.epoch, at.step_in_epoch)
+        return loader
 
     def evaluate(self) -> Mapping[str, Any]:
         """Top-1 and top-5 over all ranks' shares. An error is a fact of the event, never the end of the run."""
@@ -144,6 +153,18 @@ def create(spec: TrainSpec, device: torch.device) -> tuple[nn.Module, Any, Any]:
     return model, preprocess_train, preprocess_val
 
 
+def train_transform(spec: TrainSpec) -> Any:
+    """As `create` gives it, for models that open_clip has by name: these differ in their images' size alone. None: only
+
+    the model itself knows.
+    """
+    if _is_place(spec.model):
+        return None
+    config = open_clip.get_model_config(spec.model.replace("/", "-"))
+    size = spec.force_image_size or config["vision_cfg"].get("image_size", CLIPVisionCfg.image_size)
+    return image_transform_v2(PreprocessCfg(size=size), is_train=True)
+
+
 def uncovered(spec: TrainSpec, model: nn.Module) -> tuple[str, ...]:
     """What an option does not reach, in words."""
     if spec.grad_checkpointing and isinstance(model.visual, ModifiedResNet):
@@ -152,12 +173,17 @@ def uncovered(spec: TrainSpec, model: nn.Module) -> tuple[str, ...]:
 
 
 def _refuse_unknown(model: str) -> None:
-    """open_clip's own error lists its hundred models; a name with a colon is a place to look in, not one of them."""
+    """open_clip's own error lists its hundred models."""
     known, name = open_clip.list_models(), model.replace("/", "-")
-    if ":" not in name and name not in known:
+    if not _is_place(model) and name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         instead = f"; did you mean {near[0]}?" if near else ""
         raise Unusable(f"train.model={model}: open_clip knows no such model{instead}")
+
+
+def _is_place(model: str) -> bool:
+    """To look in for a model of no name: local-dir:/DIR."""
+    return ":" in model
 
 
 def _device(where: Place, tf32: bool) -> torch.device:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import random
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +24,7 @@ from trainer.pixels import Normalized, as_bytes
 from trainer.place import Place
 from trainer.position import Position
 from trainer.schedule import Geometry
-from trainer.torch_engine import create, equip
+from trainer.torch_engine import create, equip, train_transform
 
 CPU = torch.device("cpu")
 Made = tuple[nn.Module, Callable[[Image.Image], Tensor]]
@@ -52,13 +56,33 @@ def test_bytes_become_the_very_numbers(made: Made, mode: str) -> None:
     assert Normalized(model, CPU)(ours).equal(theirs)
 
 
-def test_workers_hand_over_bytes(digits: Path) -> None:
-    spec = digits_spec(digits)
+def test_workers_hand_over_bytes_and_begin_before_there_is_a_model(digits: Path) -> None:
+    spec = digits_spec(digits, data={"workers": 1})
     equipment = equip(spec, Place(0, 1, 0))
-    equipment.load(None)
     with closing(equipment.source(Position(Geometry.of(spec, 1)))) as source:
+        assert "_created" not in vars(equipment) and len(multiprocessing.active_children()) == 1
         batch = next(source.batches(1))
     assert (batch.images.dtype, batch.images.shape) == (torch.uint8, (spec.batch_size, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"force_image_size": 64}, {"model": "ViT-M-32-alt"}, {"model": "convnext_tiny"}], ids=repr
+)
+def test_the_images_of_a_model_that_has_a_name_are_known_before_it_is(digits: Path, changes: dict[str, Any]) -> None:
+    register_models()
+    spec = digits_spec(digits, **changes)
+    assert repr(train_transform(spec)) == repr(create(spec, CPU)[1])
+
+
+def test_a_model_that_is_a_folder_is_asked_itself(digits: Path, tmp_path: Path) -> None:
+    config = open_clip.get_model_config("ViT-digits-32")
+    config["vision_cfg"]["image_size"] = 64
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    spec = digits_spec(digits, model=f"local-dir:{tmp_path}")
+    assert train_transform(spec) is None
+    equipment = equip(spec, Place(0, 1, 0))
+    with closing(equipment.source(Position(Geometry.of(spec, 1)))) as source:
+        assert next(source.batches(1)).images.shape == (spec.batch_size, 3, 64, 64)
 
 
 def test_what_is_normalised_already_passes_through(made: Made) -> None:
