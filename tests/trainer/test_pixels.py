@@ -7,6 +7,7 @@ import multiprocessing
 import random
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trainer.pixels import Normalized, as_bytes
 from trainer.place import Place
 from trainer.position import Position
 from trainer.schedule import Geometry
-from trainer.torch_engine import create, equip, train_transform
+from trainer.torch_engine import create, equip, tokenizer_of, train_transform
 
 CPU = torch.device("cpu")
 Made = tuple[nn.Module, Callable[[Image.Image], Tensor]]
@@ -72,6 +73,24 @@ def test_the_images_of_a_model_that_has_a_name_are_known_before_it_is(digits: Pa
     register_models()
     spec = digits_spec(digits, **changes)
     assert repr(train_transform(spec)) == repr(create(spec, CPU)[1])
+
+
+@pytest.mark.parametrize("model", ["ViT-digits-32", "ViT-B/32", "ViT-B-32"])
+def test_the_tokenizer_that_is_there_already_says_what_another_one_would(model: str) -> None:
+    register_models()
+    texts = ["a photo of the number seven", "Ünïcode & an emoji 🙂, " + "many words " * 60]
+    tokenize = tokenizer_of(model)
+    assert isinstance(tokenize, partial)
+    assert tokenize(texts).equal(open_clip.get_tokenizer(model)(texts))
+
+
+def test_a_model_with_a_tokenizer_of_its_own_keeps_it() -> None:
+    config = open_clip.get_model_config("ViT-B-32") | {"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(open_clip.factory._MODEL_CONFIGS, "canonical", config)
+        texts = ["Strip, the: punctuation!"]
+        assert tokenizer_of("canonical")(texts).equal(open_clip.get_tokenizer("canonical")(texts))
+        assert not tokenizer_of("canonical")(texts).equal(tokenizer_of("ViT-B-32")(texts))
 
 
 def test_a_model_that_is_a_folder_is_asked_itself(digits: Path, tmp_path: Path) -> None:
