@@ -85,11 +85,12 @@ def observe(
     if not jobs:
         return ()
     live = [job.identity for job in jobs if job.live]
+    came = {job.identity.nonce for job in jobs if _has_come(job)}
     answer = backend.poll(live) if live else Unobservable(reason="nothing to ask for")
     looks = []
     for job in jobs:
         try:
-            looks.append(_look(job, answer, limits, store, clock, reading or Reading()))
+            looks.append(_look(job, job.identity.nonce in came, answer, limits, store, clock, reading or Reading()))
         except Overtaken:
             raise
         except UNREADABLE as error:
@@ -101,9 +102,31 @@ def observe(
     return tuple(looks)
 
 
+def _has_come(job: JobRecord) -> bool:
+    """To the scheduler, as it has answered or the job's script shows; false also where its disk does not answer."""
+    if job.answer is Answer.ACCEPTED or not job.live:
+        return True
+    try:
+        return _claims(LocalFiles(), job)
+    except OSError:  # it is read again, and told then
+        return False
+
+
+def _claims(files: Files, job: JobRecord) -> bool:
+    claim = journal.claim(files, RunFolder(job.folder).attempt(job.identity.attempt))
+    return claim is not None and claim.nonce == job.identity.nonce
+
+
 def _look(
-    job: JobRecord, answer: QueueSnapshot | Unobservable, limits: Limits, store: Store, clock: Clock, reading: Reading
+    job: JobRecord,
+    came: bool,
+    answer: QueueSnapshot | Unobservable,
+    limits: Limits,
+    store: Store,
+    clock: Clock,
+    reading: Reading,
 ) -> Observation:
+    """`came`: before the scheduler was asked."""
     files, identity = LocalFiles(), job.identity
     answer = answer_about(job.scheduler_id, answer)
     report = answer.jobs.get(identity.nonce) if isinstance(answer, QueueSnapshot) else None
@@ -121,6 +144,8 @@ def _look(
     if (steps := written.steps) is not None:
         job = replace(job, cursor=steps.after, landmarks=journal.landmarks(steps.events, job.landmarks))
     evidence = _evidence(job, report, answer, exit_record, written, limits, clock.now(), files)
+    if report is None and not came and (evidence.submitted or evidence.claimed):
+        evidence = replace(evidence, observed=False)  # the answer is older than the job
     if not written.whole:  # the rest may say the opposite, and of a job that has ended nothing is read any more
         return Observation(job=job, evidence=evidence, incident=None, unobservable=HALF)
     if written.anything or written.progressed or job.troubled or not goes_on:
@@ -215,8 +240,6 @@ def _evidence(
     now: float,
     files: Files,
 ) -> Evidence:
-    # Only of a job that no scheduler lists does it matter whether it ever came
-    claim = journal.claim(files, RunFolder(job.folder).attempt(job.identity.attempt)) if report is None else None
     final = job.landmarks.final
     ended = final is not None or exit_record is not None or job.missing_since is not None
     unexplained = final is None or final.kind == EventKind.CRASHED
@@ -235,7 +258,7 @@ def _evidence(
         heartbeat=written.heartbeat,
         started=job.landmarks.started,
         pulse=_pulse(job, report, written.heartbeat, limits, now),
-        claimed=claim is not None and claim.nonce == job.identity.nonce,
+        claimed=report is None and _claims(files, job),  # of one that is listed it does not matter
         missing_since=job.missing_since,
         cancel_requested=job.cancel_requested,
         stop_requested=job.stop_requested_at is not None,

@@ -25,7 +25,7 @@ from clipctl.errors import Refused, Unavailable
 from clipctl.ops import execute
 from clipctl.ops.follow import follow
 from tests.ops.theatre import Scheduler, Stage
-from trainer.contract import Attempt, EventKind, Job, loads
+from trainer.contract import Attempt, Claim, EventKind, Job, dumps, loads
 
 Stages = Callable[..., Stage]
 
@@ -63,6 +63,46 @@ def test_a_refused_submission_can_be_repaired_and_resumed(stage: Stages):
     run.scheduler.answer = accepted
     run.resume()
     assert run.store.run(run.run).attempts == 2
+
+
+def answers(run: Stage, nonce: str) -> None:
+    """`launch`, in another process, hears of the job."""
+    run.store.answered(nonce, Accepted(scheduler_id="17"), time=run.time.now())
+
+
+def claims(run: Stage, nonce: str) -> None:
+    """The job's script has begun."""
+    claim = Claim(nonce=nonce, job_id="17", restart_count=0, host="vm", time=run.time.now())
+    run.folder.attempt(1).claim.write_text(dumps(claim))
+
+
+@pytest.mark.parametrize("arrives", [answers, claims])
+def test_a_job_that_comes_while_the_scheduler_is_asked_is_not_missing(
+    stage: Stages, arrives: Callable[[Stage, str], None]
+) -> None:
+    """The watchdog looks while somebody launches; on this machine a job that is missed once is gone."""
+    run = stage()
+
+    class Early(Scheduler):
+        def submit(self, script: Path, identity: JobIdentity) -> Unknown:
+            return Unknown(reason="not yet")
+
+        def poll(self, asked: Sequence[JobIdentity]) -> QueueSnapshot | Unobservable:
+            answer = super().poll(asked)
+            for job in asked:
+                arrives(run, job.nonce)
+                self.jobs[job.nonce] = JobState.RUNNING
+            return answer
+
+    run.scheduler = Early(run.time)
+    run.cluster = run.cluster.model_copy(update={"limits": Limits(lost_after=0.0)})
+    run.launch()
+    seen = run.look()
+    assert not seen.over and seen.incident is None
+    seen = run.look()
+    assert not seen.over and seen.job.state is JobState.RUNNING
+    run.scheduler.poll = Scheduler(run.time).poll  # type: ignore[method-assign]
+    assert run.look().over, "of a job that has come it counts"
 
 
 def test_a_crash_between_intent_and_submission_is_looked_up_and_waited_for(stage: Stages):
