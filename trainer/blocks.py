@@ -11,13 +11,13 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.contract import TrainSpec
+from trainer.models import configuration_of
 from trainer.unusable import Unusable
 
 
@@ -26,7 +26,7 @@ def configuration(spec: TrainSpec) -> dict[str, Any]:
     wanted = switched_on(spec)
     if not wanted:
         return {}
-    config = None if ":" in spec.model else open_clip.get_model_config(spec.model)  # a place would be looked into
+    config = configuration_of(spec.model)
     if config is None:
         raise Unusable(_refusal(spec, "open_clip has no configuration of it to change"))
     forced = {"patch_dropout": spec.force_patch_dropout, "image_size": spec.force_image_size}
