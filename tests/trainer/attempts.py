@@ -81,6 +81,15 @@ class Started:
             time.sleep(0.02)
 
 
+def at_step(number: int) -> Callable[[Started], bool]:
+    return lambda started: any(event.step >= number for event in started.events("progress"))
+
+
+def has_saved(started: Started) -> bool:
+    """A checkpoint is whole. It is written while training goes on, so no step tells when."""
+    return bool(started.events("checkpoint"))
+
+
 def digits_spec(digits: Path, **changes: Any) -> TrainSpec:
     """A run of seconds: 5 steps an epoch, every step logged."""
     data: Mapping[str, Any] = changes.pop("data", {})

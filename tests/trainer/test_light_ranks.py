@@ -15,7 +15,19 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.attempts import PATIENCE, Started, end, log, prepare, rank_process, rehearsal_spec, signal_all, spawn
+from tests.trainer.attempts import (
+    PATIENCE,
+    Started,
+    at_step,
+    end,
+    has_saved,
+    log,
+    prepare,
+    rank_process,
+    rehearsal_spec,
+    signal_all,
+    spawn,
+)
 from trainer.contract import NONCE_VARIABLE, ExitCode, Fault, FaultKind, Precision, Rehearsal, TrainSpec
 from trainer.verify import damage
 
@@ -26,10 +38,6 @@ def spec(**changes: Any) -> TrainSpec:
     """Twenty steps in two epochs, in real float16."""
     changes = {"precision": Precision.AMP_FP16, "epochs": 2, "data": {"train_num_samples": 480}} | changes
     return rehearsal_spec(**changes)
-
-
-def at_step(number: int) -> Callable[[Started], bool]:
-    return lambda started: any(event.step >= number for event in started.events("progress"))
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def test_when_a_rank_is_killed_the_others_leave_by_themselves(
     victim: int, running: Callable[..., tuple[Started, subprocess.Popen[bytes]]]
 ) -> None:
     started, process = running(spec(epochs=50, rehearsal=Rehearsal(step_seconds=0.02)))
-    started.wait_for(at_step(12))
+    started.wait_for(has_saved)
     os.kill(rank_process(started, victim), signal.SIGKILL)
     asked = time.monotonic()
     assert process.wait(timeout=PATIENCE) == 128 + signal.SIGKILL

@@ -12,8 +12,10 @@ import pytest
 from tests.trainer.attempts import (
     PATIENCE,
     Started,
+    at_step,
     digits_spec,
     end,
+    has_saved,
     log,
     prepare,
     processes,
@@ -31,10 +33,6 @@ RANKS = 2
 @pytest.fixture
 def train(digits: Path) -> TrainSpec:
     return digits_spec(digits, epochs=2, data={"train_num_samples": 320, "workers": 1})  # ten steps an epoch
-
-
-def at_step(number: int) -> object:
-    return lambda started: any(event.step >= number for event in started.events("progress"))
 
 
 def test_a_stop_in_the_middle_and_a_resume_give_the_losses_of_an_undisturbed_run(
@@ -79,10 +77,10 @@ def test_the_rank_that_the_others_wait_for_is_told(train: TrainSpec, tmp_path: P
 def test_ranks_that_are_killed_leave_only_whole_checkpoints_and_take_the_others_with_them(
     train: TrainSpec, tmp_path: Path, victims: list[int]
 ) -> None:
-    started = prepare(tmp_path / "run", 1, train, ranks=RANKS)
+    started = prepare(tmp_path / "run", 1, replace(train, epochs=50), ranks=RANKS)
     process = spawn(started, RANKS)
     try:
-        started.wait_for(at_step(12))
+        started.wait_for(has_saved)
         for pid in [rank_process(started, rank) for rank in victims]:
             os.kill(pid, signal.SIGKILL)
         assert process.wait(timeout=PATIENCE) not in (ExitCode.COMPLETED, ExitCode.STOPPED)
