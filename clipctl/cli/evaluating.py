@@ -63,7 +63,7 @@ def evaluate(
 def _evaluate(run: str, wish: Wish, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     from clipctl.ops import evaluate as operation
     from clipctl.ops.clock import SystemClock
-    from clipctl.ops.observe import take_in_evaluations
+    from clipctl.ops.evaluations import take_in
     from clipctl.spec import load_cluster
 
     with opened() as store:
@@ -75,7 +75,7 @@ def _evaluate(run: str, wish: Wish, *, dry_run: bool, yes: bool, as_json: bool) 
             return _json_of(plan, None) if as_json else None
         if plan.cluster.scheduler != "local" and not confirmed("Submit?", yes):
             raise typer.Exit()
-        take_in_evaluations(store, SystemClock())
+        take_in(store, SystemClock())
         begun = operation.submit(plan, actor=actor(), store=store, backend=backend, clock=SystemClock())
         _json_of(plan, begun) if as_json else _told(begun, plan)
 
@@ -132,7 +132,8 @@ def evals(run: RunName, as_json: AsJson = False) -> None:
 def _evaluation(view: EvaluationView) -> list[str]:
     done = f"{len(view.scores)} of {plural(view.wanted, 'set')}"
     job = f", job {view.scheduler_id}" if view.scheduler_id else ""
-    lines = [f"epoch {view.epoch} on {clean(view.suite)}: {view.state}, {done}{job}; {view.checkpoint}"]
+    why = f" ({clean(view.reason)})" if view.reason else ""
+    lines = [f"epoch {view.epoch} on {clean(view.suite)}: {view.state}{why}, {done}{job}; {view.checkpoint}"]
     lines += [*_table(view, CLASSIFICATION), *_table(view, RETRIEVAL)]
     lines += [f"  {clean(name)}: not scored: {clean(error)}" for name, error in view.errors.items()]
     return [*lines, f"  log: {view.log}"] if view.state == "failed" else lines

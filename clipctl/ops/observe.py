@@ -30,7 +30,7 @@ from clipctl.journal import Files, LocalFiles
 from clipctl.layout import RunFolder
 from clipctl.ops.clock import Clock
 from clipctl.pulse import felt
-from clipctl.store import Answer, EvaluationRecord, JobRecord, Steps
+from clipctl.store import Answer, JobRecord, Steps
 from clipctl.store.lease import Overtaken
 from trainer.contract import EventKind, Exit, ExitCode, Heartbeat
 
@@ -289,30 +289,6 @@ def _logs(job: JobRecord, report: JobReport | None, files: Files) -> tuple[int |
     earlier = () if begun_again else whole[: len(whole) - len(last)]
     about_nodes = tuple(line for line in earlier if nodes_named([line]))[:LOG_LINES]
     return first, (*about_nodes, *last, *its_own, *rank)
-
-
-def take_in_evaluations(store: Store, clock: Clock) -> tuple[str, ...]:
-    """What evaluation jobs left that are over, into the store; a line each. Files alone are read: nobody is asked.
-
-    One whose disk does not answer, or that was killed before it could say so, stays open.
-    """
-    try:
-        told = [_take_in(each, store, clock) for each in store.unfinished_evaluations()]
-    except UNREADABLE as error:  # they are nobody's reason not to look after runs
-        return (f"evaluations: not taken in: {type(error).__name__}: {str(error)[:200]}",)
-    return tuple(filter(None, told))
-
-
-def _take_in(record: EvaluationRecord, store: Store, clock: Clock) -> str:
-    files, folder = LocalFiles(), RunFolder(record.folder).evaluation(record.identity.nonce)
-    try:
-        end, results = journal.exit_record(files, folder), journal.results(files, folder)
-    except OSError:
-        return ""
-    if end is None:
-        return ""
-    store.evaluated(record.identity.nonce, results, exit_code=end.code, time=clock.now())
-    return f"{record.identity.run}: evaluated: epoch {record.epoch} on {record.suite}, code {end.code}"
 
 
 def _end(evidence: Evidence, limits: Limits) -> str:

@@ -19,9 +19,12 @@ WHERE jobs.nonce IS NOT NULL OR EXISTS (SELECT 1 FROM standbys WHERE run = runs.
         WHERE run = runs.name AND kind IN ('intent', 'complete') ORDER BY time DESC, rowid DESC LIMIT 1))
 ORDER BY runs.created_at, runs.name
 """
-_DOUBTFUL = """
-SELECT DISTINCT runs.cluster FROM jobs JOIN runs ON runs.name = jobs.run
-WHERE jobs.ended_at > ? AND jobs.state = 'UNKNOWN' ORDER BY runs.cluster
+_CLUSTERS = """
+SELECT runs.cluster FROM jobs JOIN runs ON runs.name = jobs.run
+WHERE jobs.ended_at > :since AND jobs.state = 'UNKNOWN'
+UNION SELECT runs.cluster FROM evaluations JOIN runs ON runs.name = evaluations.run
+WHERE evaluations.ended_at IS NULL AND (evaluations.answer = 'accepted' OR evaluations.submitted_at > :since)
+ORDER BY runs.cluster
 """
 
 
@@ -35,19 +38,19 @@ class Due:
 @dataclass(frozen=True, kw_only=True)
 class AllDue:
     runs: tuple[Due, ...]  # that live, stand by, may go on, or have completed without anybody saying so; oldest first
-    doubtful: tuple[str, ...]  # clusters on which a job that was taken for gone may turn up again
+    clusters: tuple[str, ...]  # where a job that was taken for gone may turn up again, or an evaluation is not over
     held: int  # runs that wait for a person
 
 
 def due(home: Path, now: float) -> AllDue:
     with views.reading(home) as connection:
         if connection is None:
-            return AllDue(runs=(), doubtful=(), held=0)
+            return AllDue(runs=(), clusters=(), held=0)
         runs = connection.execute(_RUNS).fetchall()
-        doubtful = connection.execute(_DOUBTFUL, (now - _WEEK,)).fetchall()
+        clusters = connection.execute(_CLUSTERS, {"since": now - _WEEK}).fetchall()
         held = connection.execute("SELECT count(*) FROM runs WHERE state = 'held'").fetchone()[0]
     return AllDue(
         runs=tuple(Due(run=str(name), cluster=str(cluster), nonce=nonce) for name, cluster, nonce in runs),
-        doubtful=tuple(cluster for (cluster,) in doubtful),
+        clusters=tuple(cluster for (cluster,) in clusters),
         held=int(held),
     )

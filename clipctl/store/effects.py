@@ -212,6 +212,7 @@ def _evaluation_answer(session: Session, run: RunRow, line: Line) -> None:
 def _evaluation_end(session: Session, run: RunRow, line: Line) -> None:
     evaluation, _ = rows.existing_evaluation(session, line["nonce"])
     evaluation.ended_at, evaluation.exit_code = line["time"], line["exit_code"]
+    evaluation.raw = line.get("lost") or evaluation.raw
     for result in line["results"]:
         for metric, value in result["metrics"].items():
             score = ScoreRow(

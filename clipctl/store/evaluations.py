@@ -46,11 +46,13 @@ class Evaluations(Transactions):
         facts = {"answer": ANSWERS[type(answer)]}
         self._say(nonce, EntryKind.EVALUATION_ANSWER, "scheduler", said, time, facts)
 
-    def evaluated(self, nonce: str, results: Sequence[Result], *, exit_code: int, time: float) -> None:
-        """Its job is over, and what it left. Once is enough."""
+    def evaluated(
+        self, nonce: str, results: Sequence[Result], *, exit_code: int | None, time: float, lost: str = ""
+    ) -> None:
+        """Its job is over, and what it left. Once is enough. `lost`: how that is known of one without exit code."""
         failed = sum(1 for result in results if result.error)
-        basis = f"exit.json says code {exit_code}; sets scored: {len(results) - failed}"
-        facts = {"exit_code": exit_code, "results": list(results)}
+        basis = f"{lost or f'exit.json says code {exit_code}'}; sets scored: {len(results) - failed}"
+        facts = {"exit_code": exit_code, "results": list(results), **({"lost": lost} if lost else {})}
         self._say(nonce, EntryKind.EVALUATION_END, "clipctl", basis, time, facts)
 
     def _say(self, nonce: str, kind: EntryKind, actor: str, basis: str, time: float, facts: Mapping[str, Any]) -> None:

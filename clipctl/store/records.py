@@ -144,15 +144,16 @@ class EvaluationRecord:
 
     identity: EvaluationIdentity
     folder: Path  # the run's
+    cluster: str
     epoch: int  # epochs done
     checkpoint: str  # relative to the run's folder
     suite: str
     datasets: tuple[str, ...]
     answer: Answer | None
     scheduler_id: str | None
-    raw: str  # why it was not accepted, or not known to be
+    raw: str  # why it was not accepted, or not known to be; how it ended without a word
     ended_at: float | None  # set: what it left is in the store
-    exit_code: int | None
+    exit_code: int | None  # None: it wrote none
     scores: Mapping[str, Mapping[str, float]]  # of each set its metrics
 
 

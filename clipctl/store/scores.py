@@ -11,7 +11,10 @@ from pathlib import Path
 from clipctl.domain import EvaluationIdentity
 from clipctl.store.records import Answer, EvaluationRecord
 
-_ALL = "SELECT evaluations.*, runs.run_id, runs.folder FROM evaluations JOIN runs ON runs.name = evaluations.run"
+_ALL = """
+SELECT evaluations.*, runs.run_id, runs.folder, runs.cluster
+FROM evaluations JOIN runs ON runs.name = evaluations.run
+"""
 
 
 def of(connection: sqlite3.Connection, run: str) -> tuple[EvaluationRecord, ...]:
@@ -40,6 +43,7 @@ def _record(row: sqlite3.Row, scores: Mapping[str, Mapping[str, float]]) -> Eval
             submitted_at=row["submitted_at"],
         ),
         folder=Path(row["folder"]),
+        cluster=row["cluster"],
         epoch=row["epoch"],
         checkpoint=row["checkpoint"],
         suite=row["suite"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipctl.domain import Accepted, JobIdentity, Rejected, RunState, Unknown
+from clipctl.domain import Accepted, JobIdentity, JobState, Rejected, RunState, Unknown
 from clipctl.errors import Refused, Unavailable
 from clipctl.ops import evaluate
 from clipctl.ops.evaluate import Evaluating, Wish
@@ -67,7 +67,9 @@ def test_a_tick_takes_in_what_a_job_left_once_and_asks_no_more_than_without_it(
     assert ticked(run).lines == ()
     (found,) = evaluations(home, "tiny").evaluations
     assert (found.epoch, found.state, found.scores) == (1, "done", {"digits": {"acc1": 0.75}})
-    assert [[job.nonce for job in jobs] for jobs in asked] == [[run.store.newest_job("tiny").identity.nonce]] * 4
+    newest = run.store.newest_job("tiny").identity.nonce
+    beside = [[newest, begun.identity.nonce]] * 2  # in the one question; of what has come to its end nobody is asked
+    assert [[job.nonce for job in jobs] for jobs in asked] == [*beside, [newest], [newest]]
 
 
 def test_what_was_scored_before_a_job_failed_counts(run: Stage, home: Path, tmp_path: Path) -> None:
@@ -125,3 +127,84 @@ def test_a_row_that_cannot_be_read_hides_no_run(run: Stage, tmp_path: Path) -> N
         connection.execute("UPDATE evaluations SET datasets = '{'")
     (line,) = ticked(run).lines
     assert line.startswith("evaluations: not taken in: ")
+
+
+# --- killed without a word --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(run: Stage, tmp_path: Path) -> Evaluating:
+    return begin(run, tmp_path)
+
+
+def waits(run: Stage) -> None:
+    run.time.sleep(run.cluster.limits.lost_after)
+
+
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.NODE_FAIL, JobState.TIMEOUT], ids=str)
+def test_one_that_the_scheduler_calls_ended_has_failed(
+    state: JobState, run: Stage, begun: Evaluating, home: Path
+) -> None:
+    run.scheduler.jobs[begun.identity.nonce] = state
+    assert ticked(run).lines == () and states(run, home) == ["submitted"], "its exit.json may be on its way"
+    waits(run)
+    said = f"the scheduler says {state}"
+    assert ticked(run).lines == (f"tiny: evaluated: epoch 1 on digits, {said}",)
+    assert ticked(run).lines == ()
+    (found,) = evaluations(home, "tiny").evaluations
+    assert (found.state, found.reason) == ("failed", said)
+
+
+def test_one_that_nobody_knows_any_more_has_failed_with_what_it_has_scored(
+    run: Stage, begun: Evaluating, home: Path
+) -> None:
+    scored = Result(dataset="digits", metrics={"acc1": 0.5}, samples=4)
+    write_results(run.folder.evaluation(begun.identity.nonce).path, [scored])
+    del run.scheduler.jobs[begun.identity.nonce]
+    waits(run)
+    run.scheduler.reachable = False
+    assert ticked(run).lines == () and states(run, home) == ["running"], "no answer says nothing"
+    run.scheduler.reachable = True
+    assert ticked(run).lines == ("tiny: evaluated: epoch 1 on digits, absent from the scheduler's answer",)
+    (found,) = evaluations(home, "tiny").evaluations
+    assert (found.state, found.scores) == ("failed", {"digits": {"acc1": 0.5}})
+
+
+def test_one_that_lives_is_waited_for_and_only_looking_changes_nothing(
+    run: Stage, begun: Evaluating, home: Path
+) -> None:
+    waits(run)
+    ticked(run)
+    assert states(run, home) == ["submitted"]
+    del run.scheduler.jobs[begun.identity.nonce]
+    ticked(run, act=False)
+    assert states(run, home) == ["submitted"]
+
+
+def test_one_of_another_host_is_not_missed(run: Stage, begun: Evaluating, home: Path) -> None:
+    run.scheduler.host = "elsewhere"
+    run.scheduler.jobs.clear()
+    waits(run)
+    ticked(run)
+    assert states(run, home) == ["submitted"]
+
+
+def test_one_that_was_never_answered_may_yet_come(run: Stage, home: Path, tmp_path: Path) -> None:
+    run.scheduler.answer = Unknown(reason="socket timed out")
+    begun = begin(run, tmp_path)
+    waits(run)
+    ticked(run)
+    assert states(run, home) == ["submitted"]
+    run.scheduler.jobs[begun.identity.nonce] = JobState.CANCELLED
+    ticked(run)
+    assert states(run, home) == ["failed"]
+
+
+def test_nobody_else_has_to_run_for_it_to_be_seen(run: Stage, home: Path, tmp_path: Path) -> None:
+    completes(run)
+    ticked(run)
+    begun = begin(run, tmp_path)
+    del run.scheduler.jobs[begun.identity.nonce]
+    waits(run)
+    ticked(run)
+    assert states(run, home) == ["failed"] and run.state is RunState.COMPLETED

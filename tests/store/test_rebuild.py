@@ -88,14 +88,16 @@ def _stood_by(store: Store) -> None:
 
 
 def _evaluated(store: Store) -> None:
-    """One that gave scores, but for a set; one that was refused, and one that nobody has answered yet."""
-    for nonce in ("e1", "e2", "e3"):
+    """One that gave scores, but for a set; one refused, one that nobody has answered yet, and one that was killed."""
+    for nonce in ("e1", "e2", "e3", "e4"):
         store.intend_evaluation(stories.evaluation(nonce), actor="ada", time=250.0)
     store.evaluation_answered("e1", Accepted(scheduler_id="4720"), time=251.0)
     store.evaluation_answered("e2", Rejected(reason="invalid qos"), time=252.0)
     scored = Result(dataset="cars", metrics={"acc1": 0.5, "acc5": 0.75}, samples=8)
     store.evaluated("e1", [scored, Result(dataset="dtd", error="cut")], exit_code=1, time=260.0)
     store.evaluated("e1", [], exit_code=0, time=261.0)  # another process is slower
+    store.evaluation_answered("e4", Accepted(scheduler_id="4721"), time=262.0)
+    store.evaluated("e4", [], exit_code=None, lost="the scheduler says NODE_FAIL", time=263.0)
 
 
 def test_all_of_it_comes_back_from_the_folders(store: Store, home: Path, tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_all_of_it_comes_back_from_the_folders(store: Store, home: Path, tmp_pat
         ("e1", "cars", "acc1"): (1, 0.5),
         ("e1", "cars", "acc5"): (1, 0.75),
     }
-    assert [row["ended_at"] for row in again["evaluations"].values()] == [260.0, 252.0, None]
+    assert [row["ended_at"] for row in again["evaluations"].values()] == [260.0, 252.0, None, 263.0]
     for table in here:
         assert again[table] == here[table], table
     assert check(home).problems == ()

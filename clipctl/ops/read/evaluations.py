@@ -21,7 +21,7 @@ _LOCAL = LocalFiles()
 class EvaluationState(StrEnum):
     REFUSED = "refused"  # by the scheduler: there is no job
     SUBMITTED = "submitted"  # no set is done yet
-    RUNNING = "running"  # some are; a job that was killed without a word looks like this, too
+    RUNNING = "running"  # some are
     DONE = "done"
     FAILED = "failed"  # with what was scored before, and beside
 
@@ -36,6 +36,7 @@ class EvaluationView:
     submitted_at: float
     scheduler_id: str | None
     state: EvaluationState
+    reason: str  # the scheduler's, for a refusal or an end without a word
     log: str  # where the job says what went wrong
     wanted: int  # sets
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of each set its metrics
@@ -73,7 +74,8 @@ def _view(record: EvaluationRecord, files: Files) -> EvaluationView:
         suite=record.suite,
         submitted_at=record.identity.submitted_at,
         scheduler_id=record.scheduler_id,
-        state=_state(record.answer, code, bool(results)),
+        state=_state(record, code, bool(results)),
+        reason=record.raw,
         log=str(folder.logs / "script.log"),
         wanted=len(record.datasets),
         scores=found,
@@ -81,9 +83,9 @@ def _view(record: EvaluationRecord, files: Files) -> EvaluationView:
     )
 
 
-def _state(answer: Answer | None, code: int | None, begun: bool) -> EvaluationState:
-    if answer is Answer.REJECTED:
+def _state(record: EvaluationRecord, code: int | None, begun: bool) -> EvaluationState:
+    if record.answer is Answer.REJECTED:
         return EvaluationState.REFUSED
-    if code is not None:
+    if code is not None or record.ended_at is not None:
         return EvaluationState.DONE if code == ExitCode.COMPLETED else EvaluationState.FAILED
     return EvaluationState.RUNNING if begun else EvaluationState.SUBMITTED

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from clipctl.domain import Hold, Wait
 from clipctl.errors import ClipctlError, Unavailable
+from clipctl.ops import evaluations
 from clipctl.ops.clock import Clock
-from clipctl.ops.observe import take_in_evaluations
 from clipctl.ops.tick.visit import Outcome, Site, Visit, failed
 from clipctl.store import open_store
 from clipctl.store.due import Due, due
@@ -79,8 +79,9 @@ def watch(lease: Lease, sites: Sites, *, home: Path, clock: Clock) -> Report:
 def tick(sites: Sites, *, store: Store, clock: Clock, act: bool = True, lease: Lease | None = None) -> Report:
     """Without `act` everything is seen and decided, and nothing is done. Overtaken: another process has begun one."""
     home = store.path.parent
+    found = evaluations.take_in(store, clock) if act else ()
     everything = due(home, clock.now())
-    by_cluster: dict[str, list[Due]] = defaultdict(list, {name: [] for name in everything.doubtful})
+    by_cluster: dict[str, list[Due]] = defaultdict(list, {name: [] for name in everything.clusters})
     for each in everything.runs:
         by_cluster[each.cluster].append(each)
     outcomes: list[Outcome] = []
@@ -92,9 +93,9 @@ def tick(sites: Sites, *, store: Store, clock: Clock, act: bool = True, lease: L
             outcomes += [failed(each.run, error) for each in runs]
             continue
         outcomes += visit.all(runs)
+        found += visit.lost
         if visit.silence:
             silence[name] = visit.silence
-    found = take_in_evaluations(store, clock) if act else ()
     silent = _since(silence, last_tick(home), clock.now())
     lines = [*(line for outcome in outcomes for line in _lines(outcome)), *found]
     lines += _alarms(silence, silent, clock.now())
