@@ -28,6 +28,9 @@ class TorchRanks:
                 rank=self.rank,
                 world_size=self.count,
             )
+            # Its last reference must not be DDP's, which joins gloo's threads while it holds Python's lock; one of them
+            # may be waiting for that to free a tensor (seen with torch 2.6: the rank never left).
+            self._backend = distributed_c10d._get_default_group()._get_backend(device)
 
     def agree(self, row: torch.Tensor, said: Said) -> TorchAgreement:
         mine = torch.cat([row, torch.tensor(said, dtype=torch.float32).to(self.device, non_blocking=True)])

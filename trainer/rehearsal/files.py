@@ -18,10 +18,11 @@ PLAIN = "plain"  # all else, as JSON
 
 
 def write(payload: Mapping[str, Any], file: IO[bytes]) -> None:
-    arrays = {f"{section}/{name}": value for section in SECTIONS for name, value in payload[section].items()}
     plain = {key: value for key, value in payload.items() if key not in SECTIONS}
+    members: dict[str, Any] = {PLAIN: np.array(json.dumps(plain))}
+    members |= {f"{section}/{name}": value for section in SECTIONS for name, value in payload[section].items()}
     content = io.BytesIO()  # savez wants to read and seek
-    np.savez(content, allow_pickle=False, **arrays, **{PLAIN: np.array(json.dumps(plain))})
+    np.savez(content, **members)
     file.write(content.getbuffer())
 
 
