@@ -108,7 +108,8 @@ def test_a_refusal_is_told_and_kept(
     run.scheduler.answer = Rejected(reason="Invalid qos specification", transient=transient)
     with pytest.raises(error, match="the scheduler refused: Invalid qos specification"):
         begin(run, tmp_path)
-    assert states(run, home) == ["refused"] and ticked(run).lines == ()
+    (refused,) = evaluations(home, "tiny").evaluations
+    assert (refused.state, refused.reason) == ("refused", "Invalid qos specification") and ticked(run).lines == ()
     run.scheduler.answer = Accepted(scheduler_id="18")
     begin(run, tmp_path)
     assert sorted(states(run, home)) == ["refused", "submitted"]
@@ -116,9 +117,15 @@ def test_a_refusal_is_told_and_kept(
 
 def test_an_answer_that_never_came_is_not_asked_for_again(run: Stage, home: Path, tmp_path: Path) -> None:
     run.scheduler.answer = Unknown(reason="socket timed out")
-    assert isinstance(begin(run, tmp_path).answer, Unknown)
+    begun = begin(run, tmp_path)
+    assert isinstance(begun.answer, Unknown)
     ticked(run)
     assert states(run, home) == ["submitted"] and len(run.scheduler.submitted) == 2
+    run.scheduler.jobs[begun.identity.nonce] = JobState.RUNNING
+    leaves(run, begun, 0)
+    ticked(run)
+    (found,) = evaluations(home, "tiny").evaluations
+    assert (found.state, found.reason) == ("done", ""), "what went wrong with the answer is no reason any more"
 
 
 def test_a_row_that_cannot_be_read_hides_no_run(run: Stage, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def _view(record: EvaluationRecord, files: Files) -> EvaluationView:
         submitted_at=record.identity.submitted_at,
         scheduler_id=record.scheduler_id,
         state=_state(record, code, bool(results)),
-        reason=record.raw,
+        reason=record.raw if record.ended_at is not None and code is None else "",
         log=str(folder.logs / "script.log"),
         wanted=len(record.datasets),
         scores=found,
