@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipctl.store import views
 
-_WEEK = 7 * 86_400.0  # a request that was parked in a frozen controller may be accepted long after
+WEEK = 7 * 86_400.0  # a request that was parked in a frozen controller may be accepted long after
 
 _RUNS = """
 SELECT runs.name, runs.cluster, jobs.nonce
@@ -19,12 +19,9 @@ WHERE jobs.nonce IS NOT NULL OR EXISTS (SELECT 1 FROM standbys WHERE run = runs.
         WHERE run = runs.name AND kind IN ('intent', 'complete') ORDER BY time DESC, rowid DESC LIMIT 1))
 ORDER BY runs.created_at, runs.name
 """
-_CLUSTERS = """
-SELECT runs.cluster FROM jobs JOIN runs ON runs.name = jobs.run
-WHERE jobs.ended_at > :since AND jobs.state = 'UNKNOWN'
-UNION SELECT runs.cluster FROM evaluations JOIN runs ON runs.name = evaluations.run
-WHERE evaluations.ended_at IS NULL AND (evaluations.answer = 'accepted' OR evaluations.submitted_at > :since)
-ORDER BY runs.cluster
+_DOUBTFUL = """
+SELECT DISTINCT runs.cluster FROM jobs JOIN runs ON runs.name = jobs.run
+WHERE jobs.ended_at > ? AND jobs.state = 'UNKNOWN' ORDER BY runs.cluster
 """
 
 
@@ -38,19 +35,19 @@ class Due:
 @dataclass(frozen=True, kw_only=True)
 class AllDue:
     runs: tuple[Due, ...]  # that live, stand by, may go on, or have completed without anybody saying so; oldest first
-    clusters: tuple[str, ...]  # where a job that was taken for gone may turn up again, or an evaluation is not over
+    doubtful: tuple[str, ...]  # clusters on which a job that was taken for gone may turn up again
     held: int  # runs that wait for a person
 
 
 def due(home: Path, now: float) -> AllDue:
     with views.reading(home) as connection:
         if connection is None:
-            return AllDue(runs=(), clusters=(), held=0)
+            return AllDue(runs=(), doubtful=(), held=0)
         runs = connection.execute(_RUNS).fetchall()
-        clusters = connection.execute(_CLUSTERS, {"since": now - _WEEK}).fetchall()
+        doubtful = connection.execute(_DOUBTFUL, (now - WEEK,)).fetchall()
         held = connection.execute("SELECT count(*) FROM runs WHERE state = 'held'").fetchone()[0]
     return AllDue(
         runs=tuple(Due(run=str(name), cluster=str(cluster), nonce=nonce) for name, cluster, nonce in runs),
-        clusters=tuple(cluster for (cluster,) in clusters),
+        doubtful=tuple(cluster for (cluster,) in doubtful),
         held=int(held),
     )

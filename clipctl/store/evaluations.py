@@ -52,7 +52,7 @@ class Evaluations(Transactions):
         """Its job is over, and what it left. Once is enough. `lost`: how that is known of one without exit code."""
         failed = sum(1 for result in results if result.error)
         basis = f"{lost or f'exit.json says code {exit_code}'}; sets scored: {len(results) - failed}"
-        facts = {"exit_code": exit_code, "results": list(results), **({"lost": lost} if lost else {})}
+        facts = {"exit_code": exit_code, "results": list(results), "lost": lost}
         self._say(nonce, EntryKind.EVALUATION_END, "clipctl", basis, time, facts)
 
     def _say(self, nonce: str, kind: EntryKind, actor: str, basis: str, time: float, facts: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from clipctl.errors import Refused, Unavailable
 from clipctl.ops import evaluate
 from clipctl.ops.evaluate import Evaluating, Wish
 from clipctl.ops.read.evaluations import evaluations
+from clipctl.store.due import WEEK
 from tests.ops.test_tick import completes, ticked
 from tests.ops.theatre import Scheduler, Stage, demo
 from tests.trainer.benchmark_sets import PROMPTS, write_set
@@ -68,8 +69,8 @@ def test_a_tick_takes_in_what_a_job_left_once_and_asks_no_more_than_without_it(
     (found,) = evaluations(home, "tiny").evaluations
     assert (found.epoch, found.state, found.scores) == (1, "done", {"digits": {"acc1": 0.75}})
     newest = run.store.newest_job("tiny").identity.nonce
-    beside = [[newest, begun.identity.nonce]] * 2  # in the one question; of what has come to its end nobody is asked
-    assert [[job.nonce for job in jobs] for jobs in asked] == [*beside, [newest], [newest]]
+    beside = [newest, begun.identity.nonce]  # in the one question; of what has come to its end nobody is asked
+    assert [[job.nonce for job in jobs] for jobs in asked] == [beside, [newest], [newest], [newest]]
 
 
 def test_what_was_scored_before_a_job_failed_counts(run: Stage, home: Path, tmp_path: Path) -> None:
@@ -205,6 +206,15 @@ def test_one_that_was_never_answered_may_yet_come(run: Stage, home: Path, tmp_pa
     run.scheduler.jobs[begun.identity.nonce] = JobState.CANCELLED
     ticked(run)
     assert states(run, home) == ["failed"]
+
+
+def test_one_that_was_never_answered_is_not_waited_for_for_ever(run: Stage, home: Path, tmp_path: Path) -> None:
+    run.scheduler.answer = Unknown(reason="socket timed out")
+    begin(run, tmp_path)
+    run.time.sleep(WEEK)
+    ticked(run)
+    (found,) = evaluations(home, "tiny").evaluations
+    assert (found.state, found.reason) == ("failed", "absent from the scheduler's answer")
 
 
 def test_nobody_else_has_to_run_for_it_to_be_seen(run: Stage, home: Path, tmp_path: Path) -> None:

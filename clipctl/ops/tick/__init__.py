@@ -79,16 +79,18 @@ def watch(lease: Lease, sites: Sites, *, home: Path, clock: Clock) -> Report:
 def tick(sites: Sites, *, store: Store, clock: Clock, act: bool = True, lease: Lease | None = None) -> Report:
     """Without `act` everything is seen and decided, and nothing is done. Overtaken: another process has begun one."""
     home = store.path.parent
-    found = evaluations.take_in(store, clock) if act else ()
+    found, scoring = evaluations.take_in(store, clock) if act else ((), ())
     everything = due(home, clock.now())
-    by_cluster: dict[str, list[Due]] = defaultdict(list, {name: [] for name in everything.clusters})
+    empty = (*everything.doubtful, *(each.cluster for each in scoring))
+    by_cluster: dict[str, list[Due]] = defaultdict(list, {name: [] for name in empty})
     for each in everything.runs:
         by_cluster[each.cluster].append(each)
     outcomes: list[Outcome] = []
     silence: dict[str, str] = {}
     for name, runs in by_cluster.items():
         try:
-            visit = Visit(site=sites(name), store=store, clock=clock, act=act, lease=lease)
+            beside = [each for each in scoring if each.cluster == name]
+            visit = Visit(site=sites(name), store=store, clock=clock, act=act, lease=lease, scoring=beside)
         except (ClipctlError, OSError) as error:  # a profile that is not there any more
             outcomes += [failed(each.run, error) for each in runs]
             continue

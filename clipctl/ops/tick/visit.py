@@ -91,13 +91,17 @@ def _told(run: str, error: Exception) -> ClipctlError:
 
 @dataclass(kw_only=True)
 class Visit:
-    """`silence`: why the scheduler did not answer; empty if it did. `lost`: evaluations without a word, a line each."""
+    """`scoring`: evaluations here that are not over. `lost`: those that ended without a word, a line each.
+
+    `silence`: why the scheduler did not answer; empty if it did.
+    """
 
     site: Site
     store: Store
     clock: Clock
     act: bool
     lease: Lease | None
+    scoring: Sequence[EvaluationRecord]
     silence: str = ""
     lost: tuple[str, ...] = ()
     standing: Mapping[str, StandbyRecord] = field(default_factory=dict)  # jobs that stand by, by run
@@ -107,17 +111,15 @@ class Visit:
         jobs, outcomes = self._jobs(runs)
         self.standing = self._standbys(runs)
         self.wanting = self.store.wanting_standbys()
-        scoring = self._evaluations()
         jobs_of_runs = (job.identity for job in jobs.values())
-        beside = [*(each.identity for each in self.standing.values()), *(each.identity for each in scoring)]
+        beside = [*(each.identity for each in self.standing.values()), *(each.identity for each in self.scoring)]
         answer = self.site.backend.poll([*jobs_of_runs, *beside])
         if isinstance(answer, Unobservable):
             self.silence = answer.reason
         else:
             outcomes += self._strays(answer, jobs)
-        if self.act:
-            limits = self.site.cluster.limits
-            self.lost = evaluations.take_in_lost(scoring, answer, limits=limits, store=self.store, clock=self.clock)
+        limits = self.site.cluster.limits
+        self.lost = evaluations.take_in_lost(self.scoring, answer, limits=limits, store=self.store, clock=self.clock)
         seen, unread = self._seen(jobs, answer)
         outcomes += [failed(run, error) for run, error in unread.items()]
         done = {outcome.run for outcome in outcomes if outcome.error}
@@ -226,14 +228,6 @@ class Visit:
     def _standbys(self, runs: Iterable[Due]) -> dict[str, StandbyRecord]:
         here = {each.run for each in runs}
         return {each.identity.run: each for each in self.store.standbys() if each.identity.run in here}
-
-    def _evaluations(self) -> tuple[EvaluationRecord, ...]:
-        """Of this cluster, those that are not over. A row that cannot be read was told by who took them in."""
-        try:
-            unfinished = self.store.unfinished_evaluations()
-        except UNREADABLE:
-            return ()
-        return tuple(each for each in unfinished if each.cluster == self.site.cluster.name)
 
     def _stood_by(self, run: str, seen: Observation | None, answer: QueueSnapshot | Unobservable) -> Outcome | None:
         """None: there is none, or it does not keep policy from speaking."""
