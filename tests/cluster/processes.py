@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MARK = "EMULATED_CLUSTER"
@@ -21,7 +21,7 @@ MARK = "EMULATED_CLUSTER"
 @dataclass(frozen=True)
 class Process:
     pid: int
-    parent: int
+    parent: int = field(compare=False)  # another one once its own has ended
     start: int  # clock ticks since boot: with the pid, one process for ever
 
     @property
@@ -110,7 +110,7 @@ def node_of(item: Process, folder: Path) -> str | None:
 
 
 def family(ours: Callable[[Process], bool]) -> list[Process]:
-    """Those processes with all that descends from them, but never this one."""
+    """Those processes with all that descends from them, but never this one: the oldest, so parents, first."""
     everything = all_processes()
     found = {item.pid for item in everything if ours(item)} - {os.getpid()}
     grown = True
@@ -118,7 +118,7 @@ def family(ours: Callable[[Process], bool]) -> list[Process]:
         children = {item.pid for item in everything if item.parent in found} - {os.getpid()}
         grown = not children <= found
         found |= children
-    return [item for item in everything if item.pid in found]
+    return sorted((item for item in everything if item.pid in found), key=lambda item: item.start)
 
 
 def send(number: signal.Signals, processes: Iterable[Process]) -> None:
@@ -131,6 +131,7 @@ def send(number: signal.Signals, processes: Iterable[Process]) -> None:
 def end(find: Callable[[], list[Process]], patience: float = 30.0) -> None:
     """SIGKILL until none is left. TimeoutError.
 
+    In the order found: a parent that comes first does not learn of its child's end, and has no last word.
     One look can miss a process whose parent forked and ended meanwhile: two in a row have to find nothing.
     """
     limit = time.monotonic() + patience

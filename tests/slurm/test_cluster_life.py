@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import Cluster, ClusterError
-from tests.cluster.processes import of_cluster, send
+from tests.cluster.processes import end, of_cluster, of_node, process, send
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
@@ -45,13 +46,13 @@ run(parser().parse_args())
 def mentions(folder: Path) -> list[str]:
     """Command lines of living processes that have the folder in them, in their environment or among their files."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            texts = [(process / name).read_bytes() for name in ("cmdline", "environ")]
-            texts += [os.fsencode(os.readlink(link)) for link in (process / "fd").iterdir()]
+            texts = [(entry / name).read_bytes() for name in ("cmdline", "environ")]
+            texts += [os.fsencode(os.readlink(link)) for link in (entry / "fd").iterdir()]
         except OSError:  # ended meanwhile
             continue
-        if process.name != str(os.getpid()) and any(os.fsencode(folder) in text for text in texts):
+        if entry.name != str(os.getpid()) and any(os.fsencode(folder) in text for text in texts):
             found.append(texts[0].replace(b"\0", b" ").decode())
     return found
 
@@ -125,6 +126,27 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(folder: Path) -> None:
     with pytest.raises(ClusterError, match=r"slurmctld ended(.|\n)*select/nonsense"):
         Cluster.up(folder, settings={"SelectType": "select/nonsense"})
     assert mentions(folder) == [] and not folder.exists()
+
+
+def test_what_dies_with_a_node_has_no_last_word(tmp_path: Path) -> None:
+    """Its parent dies first: a job's script that was then passed over saw its child end, and told of that."""
+    script = tmp_path / "script"
+    script.write_text("trap 'touch told' EXIT\nsleep 1000 &\necho begun\nwait $!\n")
+    there = {"SLURM_CONF": str(tmp_path / "slurm.conf"), "SLURMD_NODENAME": "jwb0001"}
+    stepd = ("bash", "-c", "bash script & wait")
+    with subprocess.Popen(stepd, cwd=tmp_path, env=os.environ | there, stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout and parent.stdout.readline() == b"begun\n"
+            found = of_node(tmp_path, "jwb0001")
+            assert len(found) == 3, "that parent, the script, its child"
+            parent.kill()
+            parent.wait()
+            send(signal.SIGKILL, found)
+            while any(process(item.pid) == item for item in found):
+                time.sleep(0.01)
+            assert not (tmp_path / "told").exists()
+        finally:
+            end(lambda: of_node(tmp_path, "jwb0001"))
 
 
 @pytest.mark.parametrize(("ci", "code"), [({}, 0), ({"CI": "true"}, 1)])
