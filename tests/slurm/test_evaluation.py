@@ -57,6 +57,7 @@ def test_a_checkpoint_is_scored_and_who_is_killed_without_a_word_is_told(account
     assert seen(desk, job)["reason"] == "the scheduler says CANCELLED", "it never started"
     desk.cluster.run("scancel", others)
 
+    desk.cluster.profile(desk.root, setup=["sleep 1000"])  # it is not over when its node dies
     job = begun(desk, sets)
     watch.until(lambda: desk.cluster.run("squeue", "-h", "-j", job, "-o", "%T").stdout.strip() == "RUNNING")
     node = desk.cluster.run("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
