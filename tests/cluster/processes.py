@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 MARK = "EMULATED_CLUSTER"
@@ -110,7 +111,7 @@ def node_of(item: Process, folder: Path) -> str | None:
 
 
 def family(ours: Callable[[Process], bool]) -> list[Process]:
-    """Those processes with all that descends from them, but never this one: the oldest, so parents, first."""
+    """Those processes with all that descends from them, but never this one: parents first."""
     everything = all_processes()
     found = {item.pid for item in everything if ours(item)} - {os.getpid()}
     grown = True
@@ -118,7 +119,9 @@ def family(ours: Callable[[Process], bool]) -> list[Process]:
         children = {item.pid for item in everything if item.parent in found} - {os.getpid()}
         grown = not children <= found
         found |= children
-    return sorted((item for item in everything if item.pid in found), key=lambda item: item.start)
+    ours_by_pid = {item.pid: item for item in everything if item.pid in found}
+    order = TopologicalSorter({pid: [item.parent] for pid, item in ours_by_pid.items()}).static_order()
+    return [ours_by_pid[pid] for pid in order if pid in ours_by_pid]
 
 
 def send(number: signal.Signals, processes: Iterable[Process]) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster, ClusterError
-from tests.cluster.processes import end, of_cluster, of_node, process, send
+from tests.cluster import Cluster, ClusterError, processes
+from tests.cluster.processes import all_processes, end, of_cluster, of_node, send
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
@@ -46,13 +46,13 @@ run(parser().parse_args())
 def mentions(folder: Path) -> list[str]:
     """Command lines of living processes that have the folder in them, in their environment or among their files."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            texts = [(entry / name).read_bytes() for name in ("cmdline", "environ")]
-            texts += [os.fsencode(os.readlink(link)) for link in (entry / "fd").iterdir()]
+            texts = [(process / name).read_bytes() for name in ("cmdline", "environ")]
+            texts += [os.fsencode(os.readlink(link)) for link in (process / "fd").iterdir()]
         except OSError:  # ended meanwhile
             continue
-        if entry.name != str(os.getpid()) and any(os.fsencode(folder) in text for text in texts):
+        if process.name != str(os.getpid()) and any(os.fsencode(folder) in text for text in texts):
             found.append(texts[0].replace(b"\0", b" ").decode())
     return found
 
@@ -128,8 +128,9 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(folder: Path) -> None:
     assert mentions(folder) == [] and not folder.exists()
 
 
-def test_what_dies_with_a_node_has_no_last_word(tmp_path: Path) -> None:
-    """Its parent dies first: a job's script that was then passed over saw its child end, and told of that."""
+def test_what_dies_with_a_node_has_no_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parents die first, whichever process has the lower number; an orphaned script is not passed over for that."""
+    monkeypatch.setattr(processes, "all_processes", lambda: all_processes()[::-1])
     script = tmp_path / "script"
     script.write_text("trap 'touch told' EXIT\nsleep 1000 &\necho begun\nwait $!\n")
     there = {"SLURM_CONF": str(tmp_path / "slurm.conf"), "SLURMD_NODENAME": "jwb0001"}
@@ -138,11 +139,11 @@ def test_what_dies_with_a_node_has_no_last_word(tmp_path: Path) -> None:
         try:
             assert parent.stdout and parent.stdout.readline() == b"begun\n"
             found = of_node(tmp_path, "jwb0001")
-            assert len(found) == 3, "that parent, the script, its child"
+            assert [item.parent for item in found[1:]] == [item.pid for item in found[:-1]] and len(found) == 3
             parent.kill()
             parent.wait()
             send(signal.SIGKILL, found)
-            while any(process(item.pid) == item for item in found):
+            while of_node(tmp_path, "jwb0001"):
                 time.sleep(0.01)
             assert not (tmp_path / "told").exists()
         finally:
