@@ -3,6 +3,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO_HOME := $(CURDIR)/.demo
 export PYTHON
+# Set in many images; without its bytecode a look at a run costs three times as much, and the suite is mostly looks.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test slurm lint soak rehearse story bench bench-trainer docs lock clean
 

@@ -123,8 +123,9 @@ def test_a_node_that_comes_back_at_once_is_named(watch: Watch) -> None:
 
 def test_the_rank_that_all_wait_for_is_named_with_its_node(watch: Watch) -> None:
     """Nothing is stopped for it: a person sees where to look, and the run goes on."""
-    slow = "train.faults=[{kind: slow_rank, at_epoch: 2, at_step: 1, rank: 3, seconds: 0.3}]"
-    watch.desk.launched("r", "train.epochs=6", "resources.nodes=2", slow)
+    # far slower than eight ranks on a busy machine are, and said each step: ticks have ten seconds to see it
+    slow = "train.faults=[{kind: slow_rank, at_epoch: 2, at_step: 1, rank: 3, seconds: 1}]"
+    watch.desk.launched("r", "train.epochs=4", "train.log_every_n_steps=1", "resources.nodes=2", slow)
     run = watch.completes("r")
     ((told,), (started,)) = run.incidents(), run.events(1, "started")
     assert (told["kind"], told["ranks"], told["alive"]) == ("slow", [3], True)
