@@ -96,9 +96,10 @@ def test_a_controller_that_is_down(watch: Watch) -> None:
 def test_a_job_that_ends_while_the_controller_is_down(watch: Watch) -> None:
     """F5: its script left its code, so that it is over; the next one waits for a controller that takes it."""
     desk = watch.desk
-    desk.launched("r", *CRASHING)
-    desk.trains("r")
+    desk.launched("r", *CRASHING, "train.rehearsal.step_seconds=0.3")  # six seconds, to be seen at work in
+    eventually(lambda: desk.events("r", 1, "started"))
     desk.cluster.stop_controller()
+    assert not desk.events("r", 1, "crashed")
     eventually(lambda: desk.events("r", 1, "crashed"))
     for _ in range(2):
         watch.tick()
