@@ -58,7 +58,7 @@ def test_a_slurmd_dies_and_its_ranks_write_on(watch: Watch) -> None:
     """Split brain: Slurm gives the run's job another node, while nobody can end what runs on the first."""
     desk = watch.desk
     # Of step files two stay, and these ranks do not know which one is needed: two saves take longer than to decide.
-    desk.launched("r", "train.epochs=14", "train.save.steps=15")
+    desk.launched("r", "train.epochs=14", "train.rehearsal.step_seconds=0.1", "train.save.steps=15")
     desk.trains("r", 5)
     apart = node_of(desk, "r")
     watch.living.apart.add(apart)
