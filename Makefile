@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO_HOME := $(CURDIR)/.demo
 export PYTHON
-# Set in many images; without its bytecode a look at a run costs three times as much, and the suite is mostly looks.
+# Set in many images; without bytecode a tick of the watchdog costs three times as much, and the suite makes many.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test slurm lint soak rehearse story bench bench-trainer docs lock clean
